@@ -1,0 +1,1 @@
+"""The ``rt4ksr`` command."""

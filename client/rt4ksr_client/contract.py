@@ -1,0 +1,88 @@
+"""The wire contract: what a served RT4KSR model is called, takes and returns.
+
+Everything derives from this module: the exporter's ``config.pbtxt``, the backend's checks, the
+client and the tests. It needs nothing but the standard library.
+
+Request ``image``: UINT8, shape ``(N, H, W, 3)``, RGB, H and W multiples of
+:data:`SIZE_MULTIPLE_PX`. Response ``upscaled``: UINT8, shape ``(N, s*H, s*W, 3)``, RGB.
+All arithmetic between the two (scaling to [0, 1], clipping, rounding half to even) is the graph's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+__all__ = [
+    "CHANNELS",
+    "DEFAULT_MODELS",
+    "HALO_PX",
+    "INPUT_NAME",
+    "MODELS",
+    "OUTPUT_NAME",
+    "SIZE_MULTIPLE_PX",
+    "WIRE_DATATYPE",
+    "ModelSpec",
+    "Parameter",
+]
+
+INPUT_NAME: Final = "image"
+OUTPUT_NAME: Final = "upscaled"
+WIRE_DATATYPE: Final = "UINT8"
+CHANNELS: Final = 3
+
+SIZE_MULTIPLE_PX: Final = 2
+"""H and W must be multiples of this: the network starts with a pixel-unshuffle by 2."""
+
+HALO_PX: Final = 16
+"""Even margin of input pixels around a tile that makes tiling exact: an output pixel depends on
+at most 15 input pixels in each direction (seven 3x3 convolutions at half resolution)."""
+
+
+class Parameter:
+    """Keys of the model config's ``parameters``, from which a client learns what it talks to."""
+
+    SCALE: Final = "scale"
+    SIZE_MULTIPLE: Final = "size_multiple"
+    HALO: Final = "halo_px"
+    WEIGHTS_SHA256: Final = "weights_sha256"
+    PROJECT_VERSION: Final = "project_version"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One served model: a row of :data:`MODELS`.
+
+    ``input_width_px`` x ``input_height_px`` is the frame the model is meant for (it is warmed up
+    and measured at this size); any other size is served too.
+    """
+
+    name: str
+    scale: int
+    input_width_px: int
+    input_height_px: int
+
+    def __post_init__(self) -> None:
+        """Refuse a row that contradicts the contract."""
+        if self.scale < 1:
+            raise ValueError(f"{self.name}: scale must be at least 1, got {self.scale}")
+        if self.input_width_px % SIZE_MULTIPLE_PX or self.input_height_px % SIZE_MULTIPLE_PX:
+            raise ValueError(f"{self.name}: the input size must be even")
+
+
+def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
+    return MappingProxyType({spec.name: spec for spec in specs})
+
+
+MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
+    ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
+    ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
+)
+"""Every model this project ships, by name."""
+
+DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = MappingProxyType(
+    {spec.scale: spec for spec in reversed(MODELS.values())}
+)
+"""The first model of :data:`MODELS` for each scale: what ``scale=2`` means."""

@@ -1,0 +1,94 @@
+"""Every error this project raises on purpose, under one root.
+
+    Rt4ksrError
+    ├── PictureError              not a picture, truncated, too large, unsupported
+    ├── ServerError               what the server, or the way to it, refused
+    │   ├── ServerUnreachableError    nothing answers at the address
+    │   ├── ModelNotReadyError        the server answers; the model is absent or still loading
+    │   ├── WrongScaleError           the served model upscales by another factor
+    │   ├── DeadlineExceededError     no answer within the deadline
+    │   ├── OverloadedError           the server's queue is full
+    │   └── InvalidRequestError       the server refused the request as malformed
+    ├── CheckpointError           rt4ksr_export: weights that cannot be read or do not fit
+    ├── ExportError               rt4ksr_export: a repository that could not be made
+    │   └── VerificationError         the exported graph differs from the network
+    ├── ServerStartError          rt4ksr_server: tritonserver is missing or did not become ready
+    └── MissingExtraError         a part of this distribution that is not installed
+
+The command line prints the message and exits with 1; ``rt4ksr --debug`` shows the traceback too.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "DeadlineExceededError",
+    "ExportError",
+    "InvalidRequestError",
+    "MissingExtraError",
+    "ModelNotReadyError",
+    "OverloadedError",
+    "PictureError",
+    "Rt4ksrError",
+    "ServerError",
+    "ServerStartError",
+    "ServerUnreachableError",
+    "VerificationError",
+    "WrongScaleError",
+]
+
+
+class Rt4ksrError(Exception):
+    """Root of every error this project raises on purpose. Its text says what to do next."""
+
+
+class PictureError(Rt4ksrError):
+    """The input is not a picture that can be upscaled."""
+
+
+class ServerError(Rt4ksrError):
+    """The server, or the way to it, refused the work."""
+
+
+class ServerUnreachableError(ServerError):
+    """Nothing answers at the address."""
+
+
+class ModelNotReadyError(ServerError):
+    """The server answers, but the model is absent or still loading."""
+
+
+class WrongScaleError(ServerError):
+    """The served model upscales by another factor than the one asked for."""
+
+
+class DeadlineExceededError(ServerError):
+    """No answer within the deadline."""
+
+
+class OverloadedError(ServerError):
+    """The server's queue is full, so it refused the request before working on it."""
+
+
+class InvalidRequestError(ServerError):
+    """The server refused the request as malformed (shape, type or size)."""
+
+
+class CheckpointError(Rt4ksrError):
+    """A file with weights that cannot be read, or weights that do not fit RT4KSR."""
+
+
+class ExportError(Rt4ksrError):
+    """A model repository that could not be made; the old one is untouched."""
+
+
+class VerificationError(ExportError):
+    """The exported graph differs from the network by more than the tolerance."""
+
+
+class ServerStartError(Rt4ksrError):
+    """Tritonserver is missing, or did not become ready."""
+
+
+class MissingExtraError(Rt4ksrError):
+    """A part of this distribution that is not installed."""

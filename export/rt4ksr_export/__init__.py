@@ -1,0 +1,1 @@
+"""Weights to a served model: fuse, make the ONNX graph, verify, lay out the repository."""

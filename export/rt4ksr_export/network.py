@@ -1,0 +1,158 @@
+"""RT4KSR in its two forms: :class:`RT4KSR`, which is trained, and :class:`FusedRT4KSR`.
+
+Zamfir, Conde, Timofte, "Towards Real-Time 4K Image Super-Resolution", CVPRW 2023. Both forms are
+the same function; :func:`rt4ksr_export.fuse.fuse` turns the first into the second. Parameter
+names of :class:`RT4KSR` are those of the authors' checkpoints.
+
+Both take a 4D tensor of shape ``(N, 3, H, W)``, RGB in [0, 1], H and W even, and return
+``(N, 3, s*H, s*W)``, which is not clipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["RT4KSR", "Architecture", "FusedRT4KSR", "RepConv"]
+
+UNSHUFFLE = 2
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Hyperparameters of the network; all of them show in the shapes of the weights."""
+
+    scale: int
+    features: int = 24
+    blocks: int = 4
+    expansion: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse values no network can have."""
+        for field in ("scale", "features", "blocks", "expansion"):
+            value = getattr(self, field)
+            if value < 1:
+                raise ValueError(f"{field} must be at least 1, got {value}")
+
+    @property
+    def unshuffled_channels(self) -> int:
+        """Channels of the pixel-unshuffled input."""
+        return 3 * UNSHUFFLE**2
+
+    @property
+    def shuffle(self) -> int:
+        """Upscale factor of the final pixel shuffle, which also undoes the unshuffle."""
+        return UNSHUFFLE * self.scale
+
+    @property
+    def upsample_channels(self) -> int:
+        """Channels that the final pixel shuffle turns into RGB."""
+        return 3 * self.shuffle**2
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel of a ``(N, C, H, W)`` tensor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(N, C, H, W)``."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class RepConv(nn.Module):
+    """A 3x3 convolution in its reparameterizable form (the authors' ``ResBlock``).
+
+    1x1 expand, 3x3 with an identity around it, 1x1 reduce, and an identity around all. The 3x3
+    is padded with the expand's bias, which is what expanding a zero gives; that is why the whole
+    is one zero-padded 3x3 convolution, exactly, borders included.
+    """
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        self.expand_conv = nn.Conv2d(channels, wide, 1)
+        self.fea_conv = nn.Conv2d(wide, wide, 3)
+        self.reduce_conv = nn.Conv2d(wide, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape, convolution by convolution."""
+        wide = self.expand_conv(x)
+        padded = self.expand_conv(F.pad(x, (1, 1, 1, 1)))
+        out: Tensor = self.reduce_conv(self.fea_conv(padded) + wide) + x
+        return out
+
+
+class RepBlock(nn.Module):
+    """Norm, reparameterizable convolution, exact GELU."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv1 = RepConv(channels, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        return F.gelu(self.conv1(self.norm(x)))
+
+
+class RT4KSR(nn.Module):
+    """The form that is trained: every fusable convolution expanded."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = a = architecture
+        self.head = nn.Sequential(nn.Conv2d(a.unshuffled_channels, a.features, 3, padding=1))
+        self.body = nn.Sequential(*(RepBlock(a.features, a.expansion) for _ in range(a.blocks)))
+        self.tail = nn.Sequential(ChannelNorm(a.features), RepConv(a.features, a.expansion))
+        self.upsample = nn.Sequential(
+            nn.Conv2d(a.features, a.upsample_channels, 3, padding=1), nn.PixelShuffle(a.shuffle)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
+        out: Tensor = self.upsample(self.tail(self.body(self.head(F.pixel_unshuffle(x, UNSHUFFLE)))))
+        return out
+
+
+class FusedBlock(nn.Module):
+    """Norm and one 3x3 convolution; the activation is the network's business."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        out: Tensor = self.conv(self.norm(x))
+        return out
+
+
+class FusedRT4KSR(nn.Module):
+    """The form that is served: seven 3x3 convolutions for the usual four blocks."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = a = architecture
+        self.head = nn.Conv2d(a.unshuffled_channels, a.features, 3, padding=1)
+        self.body = nn.ModuleList(FusedBlock(a.features) for _ in range(a.blocks))
+        self.tail = FusedBlock(a.features)
+        self.upsample = nn.Conv2d(a.features, a.upsample_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
+        x = self.head(F.pixel_unshuffle(x, UNSHUFFLE))
+        for block in self.body:
+            x = F.gelu(block(x))
+        return F.pixel_shuffle(self.upsample(self.tail(x)), self.architecture.shuffle)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable numbers in ``module``."""
+    return sum(torch.numel(p) for p in module.parameters())

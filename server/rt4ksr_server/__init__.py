@@ -1,0 +1,1 @@
+"""Runs a real tritonserver, from the ``nvidia-pytriton`` wheel where there is no other."""
