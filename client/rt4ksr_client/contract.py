@@ -83,6 +83,6 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
 """Every model this project ships, by name."""
 
 DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = MappingProxyType(
-    {spec.scale: spec for spec in reversed(MODELS.values())}
+    {spec.scale: spec for spec in reversed(tuple(MODELS.values()))}
 )
 """The first model of :data:`MODELS` for each scale: what ``scale=2`` means."""

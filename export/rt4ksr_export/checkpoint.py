@@ -10,9 +10,8 @@ import hashlib
 import os
 import pickle
 import re
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import safetensors
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rt4ksr_client.errors import CheckpointError
+from rt4ksr_client.files import written_beside
 from rt4ksr_export.network import RT4KSR, UNSHUFFLE, Architecture
 
 __all__ = ["load_network", "network_from_state", "save_network", "weights_sha256"]
@@ -35,6 +35,7 @@ def load_network(path: str | os.PathLike[str]) -> RT4KSR:
     Raises:
         CheckpointError: the file is missing, truncated, not a checkpoint, would run code, or holds
             weights that are not RT4KSR's.
+
     """
     path = Path(path)
     if not path.is_file():
@@ -51,6 +52,7 @@ def network_from_state(state: Mapping[str, Tensor]) -> RT4KSR:
 
     Raises:
         CheckpointError: names or shapes are not RT4KSR's, or a value is NaN or infinite.
+
     """
     state = {_plain_name(name): value for name, value in state.items()}
     state = {name: value.float() for name, value in state.items() if not _UNUSED.match(name)}
@@ -71,19 +73,10 @@ def network_from_state(state: Mapping[str, Tensor]) -> RT4KSR:
 def save_network(
     network: RT4KSR, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the weights as ``.safetensors``, beside ``path`` first, so that it is whole or absent."""
-    path = Path(path)
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    content = safetensors.torch.save(state, dict(metadata or {}))
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    path.chmod(0o644)
+    """Write the weights as ``.safetensors``; the file is there whole, or as it was."""
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    with written_beside(Path(path)) as beside:
+        beside.write_bytes(safetensors.torch.save(state, dict(metadata or {})))
 
 
 def weights_sha256(network: RT4KSR) -> str:
@@ -125,13 +118,15 @@ def _plain_name(name: str) -> str:
     return name.removeprefix("module.")
 
 
-def _check_names(expected: object, found: object) -> None:
-    expected, found = set(expected), set(found)  # type: ignore[call-overload]
-    missing, unknown = sorted(expected - found), sorted(found - expected)
-    if missing or unknown:
-        parts = [f"{label} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-                 for label, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise CheckpointError(f"not the weights of RT4KSR: {'; '.join(parts)}")
+def _check_names(expected: Set[str], found: Set[str]) -> None:
+    wrong = {"missing": sorted(expected - found), "unknown": sorted(found - expected)}
+    said = [
+        f"{label} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
+        for label, names in wrong.items()
+        if names
+    ]
+    if said:
+        raise CheckpointError(f"not the weights of RT4KSR: {'; '.join(said)}")
 
 
 def _architecture(state: Mapping[str, Tensor]) -> Architecture:

@@ -116,7 +116,8 @@ class RT4KSR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
-        out: Tensor = self.upsample(self.tail(self.body(self.head(F.pixel_unshuffle(x, UNSHUFFLE)))))
+        features = self.body(self.head(F.pixel_unshuffle(x, UNSHUFFLE)))
+        out: Tensor = self.upsample(self.tail(features))
         return out
 
 
