@@ -1,0 +1,92 @@
+"""``rt4ksr export``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
+from rt4ksr_client.errors import CheckpointError
+from rt4ksr_export.checkpoint import load_network
+from rt4ksr_export.network import RT4KSR
+from rt4ksr_export.repository import export_model
+from rt4ksr_export.weights import packaged_weights
+
+
+@click.command()
+@click.option(
+    "--weights",
+    "--checkpoint",
+    "--checkpoint-id",
+    "weights",
+    metavar="FILE|NAME",
+    help="A .pth of RT4KSR's authors, a .safetensors, or the name of shipped weights. "
+    "Without it, every shipped model is exported.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("model_repository"),
+    show_default=True,
+    help="The Triton model repository; models of other names in it are left alone.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]),
+    help="Only this scale; with --weights, refuse weights of another.",
+)
+@click.option("--model", type=click.Choice(list(MODELS)), help="Publish under this model's name.")
+@click.option("--arch", hidden=True, help="Accepted for those who know the authors' scripts.")
+@click.option("--is-train", is_flag=True, hidden=True)
+@click.option("--rep", is_flag=True, hidden=True)
+def export(
+    weights: str | None,
+    output: Path,
+    scale: str | None,
+    model: str | None,
+    arch: str | None,
+    is_train: bool,
+    rep: bool,
+) -> None:
+    r"""Turn weights into a model repository that tritonserver serves.
+
+    \b
+    rt4ksr export                                              every shipped model
+    rt4ksr export --checkpoint rt4ksr_x2.pth -o my_repository  your own weights
+    tritonserver --model-repository my_repository
+
+    The network is fused, written as ONNX (uint8 frames in, uint8 frames out) and compared with
+    the network it came from; what does not agree is not published.
+    """
+    wanted = None if scale is None else int(scale)
+    for spec, network in _jobs(weights, wanted, model):
+        agreement = export_model(network, spec, output)
+        click.echo(f"{output / spec.name}: {agreement}")
+
+
+def _jobs(
+    weights: str | None, scale: int | None, model: str | None
+) -> Iterator[tuple[ModelSpec, RT4KSR]]:
+    if weights is not None:
+        network = load_network(_weights_file(weights))
+        found = network.architecture.scale
+        if scale not in (None, found):
+            raise CheckpointError(f"{weights}: these weights are for x{found}, not x{scale}")
+        if model is None and found not in DEFAULT_MODELS:
+            raise CheckpointError(f"{weights}: there is no model for scale {found}")
+        yield (MODELS[model] if model else DEFAULT_MODELS[found]), network
+        return
+    for spec in MODELS.values():
+        if model in (None, spec.name) and scale in (None, spec.scale):
+            yield spec, load_network(packaged_weights(spec.name))
+
+
+def _weights_file(given: str) -> Path:
+    """Return a path as it is; a bare name that is no file means shipped weights."""
+    path = Path(given)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    return packaged_weights(given)
