@@ -1,0 +1,213 @@
+"""Serves ONNX models with ONNX Runtime on the CPU, as a Python-based Triton backend.
+
+It takes the place of the native ``onnxruntime`` backend where there is none (the tritonserver of
+the ``nvidia-pytriton`` wheel) and refuses what that one refuses, so that a model folder that loads
+here loads in NVIDIA's container too. It runs inside Triton's Python stub, which has numpy and ONNX
+Runtime but not this project.
+
+Honoured from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
+``KIND_AUTO`` and ``KIND_CPU``, the parameters ``intra_op_thread_count`` and
+``inter_op_thread_count``.
+
+Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
+output into memory it keeps between runs, and the stub copies it once, into shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+# Stacking requests into one run costs a copy of each and saves the fixed cost of a run. That pays
+# for small tiles; a request with more input than this runs as fast by itself.
+STACK_LIMIT_BYTES = 64 * 1024
+
+_ORT_FATAL = 4  # a severity: ONNX Runtime's errors reach the client, stderr need not repeat them
+_TRITON_TYPES = {
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+}
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class TritonPythonModel:
+    """One instance of one model: one ONNX Runtime session."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session; raise where config and graph do not fit, which fails the load."""
+        _check_numpy()
+        config = json.loads(args["model_config"])
+        version_folder = Path(args["model_repository"]) / args["model_version"]
+        path = version_folder / (config.get("default_model_filename") or "model.onnx")
+        self._session = _open_session(path, _session_options(config))
+        self._may_stack = int(config["max_batch_size"]) > 0
+        _check_instances(config)
+        _check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
+        _check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer every request; one that cannot be answered gets an error of its own."""
+        inputs = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
+        wanted = [tuple(sorted(request.requested_output_names())) for request in requests]
+        responses: dict[int, Any] = {}
+        for group in self._groups(inputs, wanted):
+            answers = self._answer([inputs[i] for i in group], wanted[group[0]])
+            responses.update(zip(group, answers, strict=True))
+        return [responses[i] for i in range(len(requests))]
+
+    def _groups(self, inputs: list[Arrays], wanted: list[tuple[str, ...]]) -> Iterable[list[int]]:
+        """Return the indices of requests that are run together."""
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for i, arrays in enumerate(inputs):
+            small = sum(array.nbytes for array in arrays.values()) <= STACK_LIMIT_BYTES
+            shapes = frozenset((name, array.shape[1:]) for name, array in arrays.items())
+            groups[(shapes, wanted[i]) if self._may_stack and small else i].append(i)
+        return groups.values()
+
+    def _answer(self, inputs: list[Arrays], wanted: tuple[str, ...]) -> list[Any]:
+        if len(inputs) > 1:
+            stacked = {name: np.concatenate([a[name] for a in inputs]) for name in inputs[0]}
+            ends = np.cumsum([len(next(iter(arrays.values()))) for arrays in inputs])[:-1]
+            try:
+                outputs = self._run(stacked, wanted)
+            except pb_utils.TritonError:
+                # Let each fail, or not, by itself.
+                return [answer for alone in inputs for answer in self._answer([alone], wanted)]
+            parts = [np.split(array, ends) for array in outputs]
+            return [_response(wanted, arrays) for arrays in zip(*parts, strict=True)]
+        try:
+            return [_response(wanted, self._run(inputs[0], wanted))]
+        except pb_utils.TritonError as error:
+            return [pb_utils.InferenceResponse([], error)]
+
+    def _run(self, arrays: Arrays, wanted: tuple[str, ...]) -> Sequence[npt.NDArray[Any]]:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        if not all(array.size for array in arrays.values()):
+            raise _refusal(f"an empty tensor cannot be run: {shapes}")
+        try:
+            outputs: Sequence[npt.NDArray[Any]] = self._session.run(wanted, arrays)
+        except Exception as error:  # its types share no base class of their own
+            reason = str(error).rpartition("Status Message:")[2].strip()
+            raise _refusal(f"the model cannot be run on {shapes}: {reason}") from error
+        return outputs
+
+
+def _refusal(text: str) -> Exception:
+    error: Exception = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
+    return error
+
+
+def _response(names: Iterable[str], arrays: Iterable[npt.NDArray[Any]]) -> Any:
+    tensors = [pb_utils.Tensor(name, array) for name, array in zip(names, arrays, strict=True)]
+    return pb_utils.InferenceResponse(tensors)
+
+
+def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
+
+
+def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ORT_FATAL
+    options.intra_op_num_threads = _thread_count(config, "intra_op_thread_count")
+    options.inter_op_num_threads = _thread_count(config, "inter_op_thread_count")
+    if not options.intra_op_num_threads:
+        # Left to itself, each instance would start as many threads as there are cores.
+        instances = sum(group["count"] for group in config["instance_group"])
+        options.intra_op_num_threads = max(1, _physical_cores() // max(1, instances))
+    return options
+
+
+def _thread_count(config: dict[str, Any], key: str) -> int:
+    """Return the parameter's value, or 0 where it is missing or asks for the default."""
+    text = config.get("parameters", {}).get(key, {}).get("string_value", "0")
+    try:
+        return max(0, int(text))
+    except ValueError:
+        raise pb_utils.TritonModelException(f"{key}: {text!r} is not an integer") from None
+
+
+def _physical_cores() -> int:
+    """Return how many cores this process may use, counting the threads of one core once."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.is_file() else str(cpu))
+    return len(cores)
+
+
+def _check_numpy() -> None:
+    # Triton's Python stub was built for numpy 1; of numpy 2 arrays it sends zero bytes, silently.
+    if int(np.__version__.partition(".")[0]) > 1:
+        raise pb_utils.TritonModelException(f"numpy<2 is needed, this is numpy {np.__version__}")
+
+
+def _check_instances(config: dict[str, Any]) -> None:
+    if any(group["kind"] == "KIND_GPU" for group in config["instance_group"]):
+        raise pb_utils.TritonModelException(
+            "KIND_GPU: this backend runs on the CPU; use KIND_AUTO, or NVIDIA's container"
+        )
+
+
+def _check_tensors(
+    kind: str, configured: Sequence[dict[str, Any]], graph: Sequence[Any], batched: bool
+) -> None:
+    """Refuse what the native backend refuses.
+
+    Every input has to be configured, under its name and type. A dimension that is fixed in the
+    graph is the same in the config; one that is symbolic is -1, though an input may narrow it.
+    """
+    nodes = {node.name: node for node in graph}
+    names = [tensor["name"] for tensor in configured]
+    unknown = set(names) - set(nodes)
+    missing = set(nodes) - set(names) if kind == "input" else set()
+    if unknown or missing:
+        raise pb_utils.TritonModelException(
+            f"config names the {kind}s {sorted(names)}, the graph has {sorted(nodes)}"
+        )
+    for tensor in configured:
+        _check_tensor(kind, tensor, nodes[tensor["name"]], batched)
+
+
+def _check_tensor(kind: str, tensor: dict[str, Any], node: Any, batched: bool) -> None:
+    label = f"{kind} {node.name}"
+    expected = _TRITON_TYPES.get(node.type, f"{node.type}, which is not supported")
+    if tensor["data_type"] != expected:
+        raise pb_utils.TritonModelException(
+            f"{label}: config has {tensor['data_type']}, the graph {expected}"
+        )
+    graph_dims = [dim if isinstance(dim, int) else -1 for dim in node.shape]
+    dims = [-1] * batched + [int(dim) for dim in tensor["dims"]]
+    if batched and graph_dims[:1] != [-1]:
+        raise pb_utils.TritonModelException(
+            f"{label}: max_batch_size needs a dynamic first dimension, the graph has {graph_dims}"
+        )
+    fits = len(dims) == len(graph_dims) and all(
+        dim == graph_dim or (kind == "input" and graph_dim == -1)
+        for dim, graph_dim in zip(dims, graph_dims, strict=False)
+    )
+    if not fits:
+        raise pb_utils.TritonModelException(
+            f"{label}: config has dims {dims}, the graph {graph_dims}"
+            + (" (the first is the batch)" if batched else "")
+        )

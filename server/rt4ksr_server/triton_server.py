@@ -1,0 +1,193 @@
+"""A real tritonserver as a context manager."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from rt4ksr_client.errors import ServerError, ServerStartError
+from rt4ksr_server.installation import find_installation
+from rt4ksr_server.options import SERVICES, ServerOptions
+from rt4ksr_server.ports import is_free, resolve_ports
+from rt4ksr_server.process import SupervisedProcess
+from rt4ksr_server.readiness import is_ready
+
+__all__ = ["TritonServer"]
+
+_ATTEMPTS: Final = 3
+_POLL_INTERVAL_S: Final = 0.05
+_SHOWN_LINES: Final = 30
+
+
+class TritonServer:
+    """A tritonserver that serves ``model_repository`` while the ``with`` block runs.
+
+    >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
+    ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
+
+    A port of 0 means a free one; None turns the service off. ``binary`` defaults to
+    ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel. ``extra_args`` are
+    further tritonserver flags. ``log`` gets each line of its log, from another thread.
+
+    Leaving the block (or :meth:`stop`) lets requests in flight finish for up to
+    ``exit_timeout_s`` seconds, then ends them. Nothing outlives the program that started it, not
+    even if that program is killed: no process, no shared memory, no temporary file.
+
+    Raises :class:`~rt4ksr_client.errors.ServerStartError` with the last lines of the log when it
+    does not become ready within ``start_timeout_s`` seconds, and for arguments that cannot work.
+    """
+
+    def __init__(
+        self,
+        model_repository: str | os.PathLike[str],
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int | None = 0,
+        http_port: int | None = 0,
+        metrics_port: int | None = 0,
+        binary: str | os.PathLike[str] | None = None,
+        start_timeout_s: float = 120.0,
+        exit_timeout_s: float = 10.0,
+        extra_args: Sequence[str] = (),
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        wanted = zip(SERVICES, (grpc_port, http_port, metrics_port), strict=True)
+        self._options = ServerOptions(
+            model_repository=Path(model_repository).absolute(),
+            host=host,
+            wanted_ports={service: port for service, port in wanted if port is not None},
+            start_timeout_s=start_timeout_s,
+            exit_timeout_s=exit_timeout_s,
+            extra_args=tuple(extra_args),
+        )
+        self._binary = binary
+        self._log = log
+        self._ports: Mapping[str, int] = {}
+        self._process: SupervisedProcess | None = None
+
+    def start(self) -> TritonServer:
+        """Start it and wait until every model is ready. What ``with`` does."""
+        if self._process is not None:
+            raise ServerStartError("this TritonServer is running already")
+        deadline_s = time.monotonic() + self._options.start_timeout_s
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                self._start_once(deadline_s)
+                break
+            except ServerStartError:
+                if not attempts_left or not self._lost_a_port():
+                    raise
+        return self
+
+    def stop(self) -> None:
+        """Drain and end it; nothing is left when this returns. Stopping twice is harmless."""
+        if self._process is not None:
+            self._process.stop()
+
+    def wait(self) -> None:
+        """Wait until it ends by itself, and raise :class:`ServerError` with its last lines."""
+        process = self._running()
+        raise ServerError(f"tritonserver ended {_end_of(process, process.wait())}")
+
+    def __enter__(self) -> TritonServer:
+        """Start it."""
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop it."""
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` for gRPC clients."""
+        return self._url("grpc")
+
+    @property
+    def http_url(self) -> str:
+        """``host:port`` for HTTP clients, without ``http://``."""
+        return self._url("http")
+
+    @property
+    def metrics_url(self) -> str:
+        """``host:port`` of the Prometheus metrics; their path is ``/metrics``."""
+        return self._url("metrics")
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver itself."""
+        return self._running().pid
+
+    def log_tail(self, lines: int = _SHOWN_LINES) -> str:
+        """Return the last lines of the log, also after the end."""
+        return "\n".join(self._running().tail()[-lines:])
+
+    def _running(self) -> SupervisedProcess:
+        if self._process is None:
+            raise ServerError("this TritonServer has not been started")
+        return self._process
+
+    def _url(self, service: str) -> str:
+        if service not in self._ports:
+            raise ServerError(f"this TritonServer does not serve {service}")
+        return f"{self._options.client_host}:{self._ports[service]}"
+
+    def _start_once(self, deadline_s: float) -> None:
+        options = self._options
+        name = f"rt4ksr-{uuid.uuid4().hex}"
+        self._ports = resolve_ports(options.host, options.wanted_ports)
+        self._process = SupervisedProcess(
+            find_installation(self._binary),
+            options.arguments(name, f"{name}-", self._ports),
+            region_prefix=f"{name}-",
+            exit_timeout_s=options.exit_timeout_s,
+            log=self._log,
+        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._give_up)
+            self._wait_until_ready(self._process, name, deadline_s)
+            undo.pop_all()
+
+    def _give_up(self) -> None:
+        self.stop()
+        self._process = None
+
+    def _wait_until_ready(self, process: SupervisedProcess, name: str, deadline_s: float) -> None:
+        urls = {service: self._url(service) for service in self._ports}
+        while not is_ready(name, grpc_url=urls.get("grpc"), http_url=urls.get("http")):
+            status = process.poll()
+            if status is not None:
+                process.wait()
+                raise ServerStartError(f"tritonserver ended {_end_of(process, status)}")
+            if time.monotonic() > deadline_s:
+                timeout_s = self._options.start_timeout_s
+                raise ServerStartError(
+                    f"tritonserver was not ready within {timeout_s:g} s{_last_lines(process)}"
+                )
+            time.sleep(_POLL_INTERVAL_S)
+
+    def _lost_a_port(self) -> bool:
+        """Whether a port chosen by us was taken between the choice and tritonserver's bind."""
+        return any(
+            self._options.wanted_ports[service] == 0 and not is_free(self._options.host, port)
+            for service, port in self._ports.items()
+        )
+
+
+def _end_of(process: SupervisedProcess, status: int) -> str:
+    return f"with status {status}{_last_lines(process)}"
+
+
+def _last_lines(process: SupervisedProcess) -> str:
+    lines = process.tail()[-_SHOWN_LINES:]
+    return "; its last lines:\n" + "\n".join(lines) if lines else ", without a word"
