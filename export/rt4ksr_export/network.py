@@ -53,6 +53,15 @@ class Architecture:
         """Channels that the final pixel shuffle turns into RGB."""
         return 3 * self.shuffle**2
 
+    @property
+    def halo_px(self) -> int:
+        """Even margin of input pixels that decides an output pixel.
+
+        Head, blocks, tail and upsampler reach one unshuffled pixel each, and the pixel that an
+        output pixel comes from may lie at either side of its unshuffled one.
+        """
+        return UNSHUFFLE * (self.blocks + 3) + UNSHUFFLE
+
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each pixel of a ``(N, C, H, W)`` tensor."""

@@ -11,7 +11,6 @@ import onnx
 
 import rt4ksr_client
 from rt4ksr_client.contract import (
-    HALO_PX,
     SIZE_MULTIPLE_PX,
     ModelSpec,
     Parameter,
@@ -55,7 +54,7 @@ def model_parameters(network: RT4KSR) -> dict[str, str]:
     return {
         Parameter.SCALE: str(network.architecture.scale),
         Parameter.SIZE_MULTIPLE: str(SIZE_MULTIPLE_PX),
-        Parameter.HALO: str(HALO_PX),
+        Parameter.HALO: str(network.architecture.halo_px),
         Parameter.WEIGHTS_SHA256: weights_sha256(network),
         Parameter.PROJECT_VERSION: rt4ksr_client.__version__,
     }

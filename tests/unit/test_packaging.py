@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import email
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rt4ksr_client
+
+HEAVY = ("torch", "onnx", "onnxruntime", "locust", "av", "rt4ksr_server", "rt4ksr_export")
+
+
+def test_no_client_module_loads_what_the_thin_client_does_without() -> None:
+    modules = [
+        info.name
+        for info in pkgutil.walk_packages(rt4ksr_client.__path__, "rt4ksr_client.")
+        if not info.name.endswith(".demo")
+    ]
+    program = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert printed.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, root],
+        check=True,
+    )
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+
+    assert {
+        "rt4ksr_client/py.typed",
+        "rt4ksr_export/weights/rt4ksr_x2.safetensors",
+        "rt4ksr_server/backends/onnxruntime/model.py",
+        "rt4ksr_server/model_repository/rt4ksr_x3/1/model.onnx",
+    } <= names
+    assert not [name for name in names if name.endswith(".pth")]
+
+
+def test_the_base_install_is_the_thin_client(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    base = {
+        line.split(">")[0].split("[")[0]
+        for line in metadata.get_all("Requires-Dist", [])
+        if "extra ==" not in line
+    }
+
+    assert base == {"click", "numpy", "pillow", "rich", "tritonclient"}
