@@ -1,0 +1,85 @@
+"""``rt4ksr demo``: the whole way, once: a real server, a picture, 4K."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import click
+from PIL import Image
+
+from rt4ksr_client.before_after import before_after
+from rt4ksr_client.cli.upscale import SCALES
+from rt4ksr_client.files import open_picture, save_picture
+from rt4ksr_client.upscaler import Upscaler
+from rt4ksr_server import TritonServer
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--scale", type=SCALES, default="2", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for the two pictures.",
+)
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("model_repository"),
+    show_default=True,
+)
+def demo(source: Path, scale: str, output: Path, model_repository: Path) -> None:
+    r"""Start a real tritonserver, upscale SOURCE, stop the server, show the result.
+
+    \b
+    rt4ksr demo holiday.jpg
+    """
+    stages = _Stages()
+    with stages.timed("decode"):
+        image = open_picture(source)
+    output.mkdir(parents=True, exist_ok=True)
+    upscaled = _served(image, int(scale), model_repository, stages)
+    large, comparison = output / f"{source.stem}_x{scale}.png", output / "before_after.png"
+    with stages.timed("encode as PNG"):
+        save_picture(upscaled, large)
+    with stages.timed("draw before and after"):
+        save_picture(before_after(image, upscaled), comparison)
+
+    click.echo(f"\n{image.width}x{image.height} -> {upscaled.width}x{upscaled.height}")
+    click.echo(stages.table())
+    click.echo(f"\nthe picture:       {large}\nbefore and after:  {comparison}")
+
+
+def _served(image: Image.Image, scale: int, model_repository: Path, stages: _Stages) -> Image.Image:
+    server = TritonServer(model_repository)
+    with stages.timed("start tritonserver, load and warm up"):
+        server.start()
+    try:
+        with Upscaler(server.grpc_url, scale=scale) as upscaler, stages.timed("upscale over gRPC"):
+            return upscaler.upscale(image)
+    finally:
+        with stages.timed("stop tritonserver"):
+            server.stop()
+
+
+class _Stages:
+    """Milliseconds by stage, said as they pass."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, float]] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        click.echo(f"{name} ...", err=True)
+        start_s = perf_counter()
+        yield
+        self._rows.append((name, (perf_counter() - start_s) * 1000))
+
+    def table(self) -> str:
+        return "\n".join(f"{duration_ms:9.0f} ms  {name}" for name, duration_ms in self._rows)
