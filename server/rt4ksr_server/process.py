@@ -81,6 +81,9 @@ class SupervisedProcess:
         """
         status = self._supervisor.wait(timeout_s)
         self._reader.join(1.0)  # the last lines are worth waiting for
+        for stream in (self._supervisor.stdout, self._supervisor.stderr):
+            if stream is not None and not self._reader.is_alive():
+                stream.close()
         return status
 
     def stop(self) -> int:

@@ -1,0 +1,173 @@
+"""The models in git, through a real tritonserver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
+from rt4ksr_client.errors import (
+    InvalidRequestError,
+    ModelNotReadyError,
+    PictureError,
+    ServerUnreachableError,
+    WrongScaleError,
+)
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports import GrpcTransport
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[TritonServer]:
+    with TritonServer(root / "model_repository") as running:
+        yield running
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
+def spec(request: pytest.FixtureRequest) -> ModelSpec:
+    model: ModelSpec = request.param
+    return model
+
+
+@pytest.fixture
+def upscaler(server: TritonServer, spec: ModelSpec) -> Iterator[Upscaler]:
+    with Upscaler(server.grpc_url, model=spec.name) as opened:
+        yield opened
+
+
+def in_process(root: Path, spec: ModelSpec, frame: Frame) -> Frame:
+    session = onnxruntime.InferenceSession(
+        root / "model_repository" / spec.name / "1" / "model.onnx",
+        providers=["CPUExecutionProvider"],
+    )
+    (upscaled,) = session.run(None, {INPUT_NAME: frame[np.newaxis]})
+    frame_out: Frame = upscaled[0]
+    return frame_out
+
+
+def test_a_served_photograph_is_what_the_graph_gives_in_process(
+    upscaler: Upscaler, spec: ModelSpec, root: Path, photograph: Path
+) -> None:
+    frame = np.asarray(Image.open(photograph))[200:400, 300:560]
+
+    np.testing.assert_array_equal(upscaler.upscale(frame), in_process(root, spec, frame))
+
+
+def test_a_photograph_keeps_its_content(
+    upscaler: Upscaler, spec: ModelSpec, photograph: Path
+) -> None:
+    small = Image.open(photograph).crop((300, 100, 620, 340))
+
+    upscaled = upscaler.upscale(small)
+
+    assert upscaled.size == (320 * spec.scale, 240 * spec.scale)
+    back = np.asarray(upscaled.resize(small.size, Image.Resampling.BICUBIC), dtype=float)
+    mean_square = float(((back - np.asarray(small)) ** 2).mean())
+    assert 10 * np.log10(255**2 / mean_square) > 30
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 7), (33, 17), (64, 48)])
+def test_any_size_is_upscaled(size: tuple[int, int], upscaler: Upscaler, spec: ModelSpec) -> None:
+    height, width = size
+    frame = np.full((height, width, 3), (200, 120, 40), np.uint8)
+
+    upscaled = upscaler.upscale(frame)
+
+    assert upscaled.shape == (height * spec.scale, width * spec.scale, 3)
+    # A tiny picture is all border, where zero padding shows.
+    assert np.abs(upscaled.astype(int).mean(axis=(0, 1)) - (200, 120, 40)).max() < 40
+
+
+def test_an_odd_picture_is_its_even_neighbour_cropped(
+    upscaler: Upscaler, spec: ModelSpec, photograph: Path
+) -> None:
+    odd = np.asarray(Image.open(photograph))[100:141, 100:163]
+    even = np.pad(odd, ((0, 1), (0, 1), (0, 0)), mode="edge")
+
+    np.testing.assert_array_equal(
+        upscaler.upscale(odd), upscaler.upscale(even)[: 41 * spec.scale, : 63 * spec.scale]
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "RGB"])
+def test_a_picture_comes_back_with_its_gray_and_its_alpha(
+    mode: str, upscaler: Upscaler, spec: ModelSpec, photograph: Path
+) -> None:
+    picture = Image.open(photograph).resize((64, 36)).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize((64, 36)))
+    expected = {"P": "RGB", "1": "L"}.get(mode, mode)
+
+    upscaled = upscaler.upscale(picture.convert("RGB" if mode == "P" else mode).convert(mode))
+
+    assert upscaled.mode == expected
+    assert upscaled.size == (64 * spec.scale, 36 * spec.scale)
+
+
+def test_the_client_learns_what_it_talks_to(upscaler: Upscaler, spec: ModelSpec) -> None:
+    served = upscaler.served_model
+
+    assert (served.name, served.scale) == (spec.name, spec.scale)
+    assert (served.size_multiple, served.halo_px) == (2, 16)
+    assert len(served.weights_sha256) == 64
+
+
+def test_a_model_of_another_scale_is_refused(server: TritonServer) -> None:
+    with (
+        Upscaler(server.grpc_url, model="rt4ksr_x2", scale=3) as upscaler,
+        pytest.raises(WrongScaleError, match="x2, not x3"),
+    ):
+        upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_a_model_the_server_lacks_is_named(server: TritonServer) -> None:
+    with (
+        Upscaler(server.grpc_url, model="rt4ksr_x9") as upscaler,
+        pytest.raises(ModelNotReadyError, match="rt4ksr_x9"),
+    ):
+        upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_where_nobody_answers_it_says_how_to_start_a_server() -> None:
+    with (
+        Upscaler("127.0.0.1:9", timeout_s=5) as upscaler,
+        pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
+    ):
+        upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_an_odd_tensor_sent_past_the_client_is_refused_and_the_server_lives(
+    server: TritonServer, spec: ModelSpec
+) -> None:
+    transport = GrpcTransport(server.grpc_url)
+    try:
+        with pytest.raises(InvalidRequestError, match=spec.name):
+            transport.infer(spec.name, np.zeros((1, 5, 4, 3), np.uint8), timeout_s=20)
+        answer = transport.infer(spec.name, np.zeros((1, 4, 4, 3), np.uint8), timeout_s=20)
+    finally:
+        transport.close()
+    assert answer.shape == (1, 4 * spec.scale, 4 * spec.scale, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "uint8"),
+        (np.zeros((4, 4), np.uint8), r"\(H, W, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"\(H, W, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+    ],
+)
+def test_an_array_that_is_no_frame_is_refused_before_it_is_sent(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], said: str
+) -> None:
+    with Upscaler("127.0.0.1:9") as upscaler, pytest.raises(PictureError, match=said):
+        upscaler.upscale(array)
