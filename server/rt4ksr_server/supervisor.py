@@ -31,6 +31,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 POLL_INTERVAL_S = 0.2
+SHUTDOWN_TIMEOUT_S = 1.5
+"""How long tritonserver may take to end once its last model is unloaded."""
+
 SHARED_MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -98,14 +101,32 @@ def _wait_for_a_reason_to_stop(triton: subprocess.Popen[bytes], parent_pid: int)
 
 
 def _drain(triton: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """Stop it and return its exit status; 0 when only its own shutdown was cut short."""
+    unloaded = False
     if triton.poll() is None:
+        had_models = _has_children(triton.pid)
         triton.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        triton.wait(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while triton.poll() is None and time.monotonic() < deadline_s:
+            if had_models and not unloaded and not _has_children(triton.pid):
+                # Every request is answered and every model unloaded. What is left is gRPC's
+                # shutdown, which waits up to 10 s for a poller that large messages leave behind.
+                unloaded = True
+                deadline_s = min(deadline_s, time.monotonic() + SHUTDOWN_TIMEOUT_S)
+            time.sleep(0.02)
     # Also after a clean exit: the group may still hold stubs, and keeps its id while it does.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(triton.pid, signal.SIGKILL)
-    return triton.wait()
+    status = triton.wait()
+    return 0 if unloaded and status == -signal.SIGKILL else status
+
+
+def _has_children(pid: int) -> bool:
+    """Whether a process has child processes: for tritonserver, the stubs of its Python models."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    with contextlib.suppress(OSError):
+        return any(children.read_text().strip() for children in lists)
+    return False
 
 
 def _clean_up(spec: Spec) -> None:
