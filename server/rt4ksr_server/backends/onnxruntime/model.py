@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,41 @@ _TRITON_TYPES = {
     "tensor(double)": "TYPE_FP64",
 }
 
-Arrays = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+
+
+class _RefusedError(Exception):
+    """The graph cannot be run on these tensors."""
+
+
+class _Call:
+    """A request: the tensors it brings and the outputs it asks for."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+        self.inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        self.wanted = tuple(sorted(request.requested_output_names()))
+        self.input_bytes = sum(array.nbytes for array in self.inputs.values())
+
+    @property
+    def kind(self) -> Hashable:
+        """What calls that can be stacked have in common."""
+        return frozenset((name, a.shape[1:]) for name, a in self.inputs.items()), self.wanted
+
+    @property
+    def batch_size(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def send(self, outputs: Sequence[Array]) -> None:
+        named = zip(self.wanted, outputs, strict=True)
+        self._finish(pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in named]))
+
+    def refuse(self, reason: str) -> None:
+        error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
+        self._finish(pb_utils.InferenceResponse([], error))
+
+    def _finish(self, response: Any) -> None:
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class TritonPythonModel:
@@ -62,61 +96,51 @@ class TritonPythonModel:
         _check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
         _check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request; one that cannot be answered gets an error of its own."""
-        inputs = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        wanted = [tuple(sorted(request.requested_output_names())) for request in requests]
-        responses: dict[int, Any] = {}
-        for group in self._groups(inputs, wanted):
-            answers = self._answer([inputs[i] for i in group], wanted[group[0]])
-            responses.update(zip(group, answers, strict=True))
-        return [responses[i] for i in range(len(requests))]
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer every request as soon as it is done; a bad one gets an error of its own."""
+        calls = [_Call(request) for request in requests]
+        for group in self._groups(calls):
+            self._answer(group)
 
-    def _groups(self, inputs: list[Arrays], wanted: list[tuple[str, ...]]) -> Iterable[list[int]]:
-        """Return the indices of requests that are run together."""
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for i, arrays in enumerate(inputs):
-            small = sum(array.nbytes for array in arrays.values()) <= STACK_LIMIT_BYTES
-            shapes = frozenset((name, array.shape[1:]) for name, array in arrays.items())
-            groups[(shapes, wanted[i]) if self._may_stack and small else i].append(i)
+    def _groups(self, calls: Iterable[_Call]) -> Iterable[list[_Call]]:
+        """Return the calls that are run together."""
+        groups: dict[Any, list[_Call]] = defaultdict(list)
+        for i, call in enumerate(calls):
+            alike = self._may_stack and call.input_bytes <= STACK_LIMIT_BYTES
+            groups[call.kind if alike else i].append(call)
         return groups.values()
 
-    def _answer(self, inputs: list[Arrays], wanted: tuple[str, ...]) -> list[Any]:
-        if len(inputs) > 1:
-            stacked = {name: np.concatenate([a[name] for a in inputs]) for name in inputs[0]}
-            ends = np.cumsum([len(next(iter(arrays.values()))) for arrays in inputs])[:-1]
-            try:
-                outputs = self._run(stacked, wanted)
-            except pb_utils.TritonError:
-                # Let each fail, or not, by itself.
-                return [answer for alone in inputs for answer in self._answer([alone], wanted)]
-            parts = [np.split(array, ends) for array in outputs]
-            return [_response(wanted, arrays) for arrays in zip(*parts, strict=True)]
+    def _answer(self, group: Sequence[_Call]) -> None:
         try:
-            return [_response(wanted, self._run(inputs[0], wanted))]
-        except pb_utils.TritonError as error:
-            return [pb_utils.InferenceResponse([], error)]
+            for call, outputs in zip(group, self._run_group(group), strict=True):
+                call.send(outputs)
+        except _RefusedError as error:
+            if len(group) == 1:
+                group[0].refuse(str(error))
+                return
+            for call in group:  # each fails, or not, by itself
+                self._answer([call])
 
-    def _run(self, arrays: Arrays, wanted: tuple[str, ...]) -> Sequence[npt.NDArray[Any]]:
+    def _run_group(self, group: Sequence[_Call]) -> list[Sequence[Array]]:
+        first = group[0]
+        if len(group) == 1:
+            return [self._run(first.inputs, first.wanted)]
+        names = first.inputs
+        stacked = {name: np.concatenate([call.inputs[name] for call in group]) for name in names}
+        ends = np.cumsum([call.batch_size for call in group])[:-1]
+        parts = [np.split(output, ends) for output in self._run(stacked, first.wanted)]
+        return list(zip(*parts, strict=True))
+
+    def _run(self, arrays: dict[str, Array], wanted: tuple[str, ...]) -> Sequence[Array]:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         if not all(array.size for array in arrays.values()):
-            raise _refusal(f"an empty tensor cannot be run: {shapes}")
+            raise _RefusedError(f"an empty tensor cannot be run: {shapes}")
         try:
-            outputs: Sequence[npt.NDArray[Any]] = self._session.run(wanted, arrays)
+            outputs: Sequence[Array] = self._session.run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
             reason = str(error).rpartition("Status Message:")[2].strip()
-            raise _refusal(f"the model cannot be run on {shapes}: {reason}") from error
+            raise _RefusedError(f"the model cannot be run on {shapes}: {reason}") from error
         return outputs
-
-
-def _refusal(text: str) -> Exception:
-    error: Exception = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
-    return error
-
-
-def _response(names: Iterable[str], arrays: Iterable[npt.NDArray[Any]]) -> Any:
-    tensors = [pb_utils.Tensor(name, array) for name, array in zip(names, arrays, strict=True)]
-    return pb_utils.InferenceResponse(tensors)
 
 
 def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
