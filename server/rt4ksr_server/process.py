@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import subprocess
@@ -27,8 +28,8 @@ _GRACE_S: Final = 3.0
 class SupervisedProcess:
     """One run of tritonserver. Raises :class:`ServerStartError` if it cannot even be started.
 
-    ``log`` gets every line that tritonserver prints, from a thread of its own; lines it raises an
-    exception for are lost to it, not to :meth:`tail`. ``exit_timeout_s`` bounds the draining.
+    ``log`` gets every line that tritonserver prints, from a thread of its own; a line it raises
+    an exception for is lost to it, not to :meth:`tail`. ``exit_timeout_s`` bounds the draining.
     """
 
     def __init__(
@@ -59,12 +60,11 @@ class SupervisedProcess:
         self._tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
         self._reader = threading.Thread(target=self._read_log, args=(log,), daemon=True)
         self._reader.start()
-        assert self._supervisor.stdout is not None  # noqa: S101
-        first_line = self._supervisor.stdout.readline()
-        if not first_line:
-            self.wait()
-            raise ServerStartError("\n".join(self.tail()) or "tritonserver cannot be run")
-        self.pid = int(first_line)
+        try:
+            self.pid = self._read_pid()
+        except BaseException:
+            self.stop()
+            raise
 
     def tail(self) -> list[str]:
         """Return the last lines tritonserver printed, at most :data:`TAIL_LINES`."""
@@ -95,20 +95,27 @@ class SupervisedProcess:
             self._supervisor.kill()  # the kernel then kills tritonserver
             return self.wait()
 
+    def _read_pid(self) -> int:
+        assert self._supervisor.stdout is not None  # noqa: S101
+        with self._supervisor.stdout as stdout:
+            line = stdout.readline()
+        if not line:
+            self.wait()
+            raise ServerStartError("\n".join(self.tail()) or "tritonserver cannot be run")
+        return int(line)
+
     def _read_log(self, log: Callable[[str], None] | None) -> None:
         stream = self._supervisor.stderr
         assert stream is not None  # noqa: S101
-        for raw in stream:
-            line = raw.decode(errors="replace").rstrip()
-            self._tail.append(line)
-            if log is None:
-                continue
-            try:
-                log(line)
-            except Exception:
-                # Reading must go on whatever becomes of the sink (a closed pipe, mostly): a full
-                # pipe would halt tritonserver.
-                log = None
+        with stream:
+            for raw in stream:
+                line = raw.decode(errors="replace").rstrip()
+                self._tail.append(line)
+                # Reading must go on whatever becomes of the sink (a closed pipe, mostly): were
+                # our pipe full, tritonserver would halt.
+                with contextlib.suppress(Exception):
+                    if log is not None:
+                        log(line)
 
 
 def _start_supervisor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ __all__ = ["TritonServer"]
 _ATTEMPTS: Final = 3
 _POLL_INTERVAL_S: Final = 0.05
 _SHOWN_LINES: Final = 30
+_UNTELLING: Final = re.compile(r"I\d{4} |[|+]|Error: Failed to initialize NVML")
 
 
 class TritonServer:
@@ -189,5 +191,8 @@ def _end_of(process: SupervisedProcess, status: int) -> str:
 
 
 def _last_lines(process: SupervisedProcess) -> str:
-    lines = process.tail()[-_SHOWN_LINES:]
+    tail = process.tail()
+    # What went wrong is rarely among the tables and the notices that follow it.
+    telling = [line for line in tail if line and not _UNTELLING.match(line)]
+    lines = (telling or tail)[-_SHOWN_LINES:]
     return "; its last lines:\n" + "\n".join(lines) if lines else ", without a word"

@@ -27,9 +27,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
-# Stacking requests into one run costs a copy of each and saves the fixed cost of a run. That pays
-# for small tiles; a request with more input than this runs as fast by itself.
-STACK_LIMIT_BYTES = 64 * 1024
+# Stacking requests into one run costs a copy of each and saves the fixed cost of a run. Four tiles
+# of RT4KSR x2 gain 1.4 times at 32x32 pixels, 1.14 at 96x96 and nothing from 128x128 on.
+STACK_LIMIT_BYTES = 32 * 1024
 
 _ORT_FATAL = 4  # a severity: ONNX Runtime's errors reach the client, stderr need not repeat them
 _TRITON_TYPES = {
@@ -134,13 +134,20 @@ class TritonPythonModel:
     def _run(self, arrays: dict[str, Array], wanted: tuple[str, ...]) -> Sequence[Array]:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         if not all(array.size for array in arrays.values()):
-            raise _RefusedError(f"an empty tensor cannot be run: {shapes}")
+            raise _RefusedError(f"{shapes} cannot be run: it is empty")
         try:
             outputs: Sequence[Array] = self._session.run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
-            reason = str(error).rpartition("Status Message:")[2].strip()
+            reason = (
+                str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2].strip()
+            )
             raise _RefusedError(f"the model cannot be run on {shapes}: {reason}") from error
         return outputs
+
+
+def _reason(error: Exception) -> str:
+    """Return ONNX Runtime's message without the node, source file and condition before it."""
+    return str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2].strip()
 
 
 def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -1,0 +1,97 @@
+"""``rt4ksr serve``: a real tritonserver until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from rt4ksr_server.triton_server import TritonServer
+
+__all__ = ["serve"]
+
+_DEFAULT_REPOSITORY: Final = "model_repository"
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path),
+    help="Folder of models.  [default: ./model_repository, else the checkout's]",
+)
+@click.option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 opens it to everyone.")
+@click.option("--grpc-port", type=_PORT, default=8001, help="0 picks a free port.")
+@click.option("--http-port", type=_PORT, default=8000, help="0 picks a free port.")
+@click.option("--metrics-port", type=_PORT, default=8002, help="0 picks a free port.")
+@click.option(
+    "--binary",
+    type=click.Path(path_type=Path),
+    help="The tritonserver to run.  [default: the one on PATH, else nvidia-pytriton's]",
+)
+@click.option("--start-timeout", type=click.FloatRange(min=1), default=120.0, help="Seconds.")
+@click.option(
+    "--exit-timeout",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    help="Seconds that requests in flight get to finish.",
+)
+@click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    model_repository: Path | None,
+    host: str,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    binary: Path | None,
+    start_timeout: float,
+    exit_timeout: float,
+    tritonserver_flags: tuple[str, ...],
+) -> None:
+    """Serve models with a real tritonserver, until Ctrl-C.
+
+    Its log goes to stderr; the addresses go to stdout once every model is ready. Further flags of
+    tritonserver go after two dashes.
+
+    \b
+    rt4ksr serve
+    rt4ksr serve --grpc-port 9001 -- --log-verbose=1
+    rt4ksr serve --model-repository my_repository -- --model-config-name=fast
+    """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace
+    server = TritonServer(
+        model_repository or _default_repository(),
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        binary=binary,
+        start_timeout_s=start_timeout,
+        exit_timeout_s=exit_timeout,
+        extra_args=tritonserver_flags,
+        log=lambda line: click.echo(line, err=True),
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with server:
+            click.echo(f"gRPC    {server.grpc_url}")
+            click.echo(f"HTTP    http://{server.http_url}")
+            click.echo(f"metrics http://{server.metrics_url}/metrics")
+            click.echo("ready; Ctrl-C stops it")
+            server.wait()
+    except KeyboardInterrupt:
+        click.echo("stopped")
+
+
+def _default_repository() -> Path:
+    here = Path(_DEFAULT_REPOSITORY)
+    checkout = Path(__file__).parents[2] / _DEFAULT_REPOSITORY
+    return checkout if checkout.is_dir() and not here.is_dir() else here
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Stop for SIGTERM as for Ctrl-C; once is enough, the draining is bounded."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
