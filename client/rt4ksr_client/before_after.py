@@ -27,6 +27,7 @@ def before_after(source: Image.Image, upscaled: Image.Image) -> Image.Image:
     Args:
         source: the picture before upscaling.
         upscaled: the same picture, larger.
+
     """
     ours = upscaled.convert("RGB")
     bicubic = source.convert("RGB").resize(ours.size, Image.Resampling.BICUBIC)

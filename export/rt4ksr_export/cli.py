@@ -12,7 +12,7 @@ from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import load_network
 from rt4ksr_export.network import RT4KSR
 from rt4ksr_export.repository import export_model
-from rt4ksr_export.weights import packaged_weights
+from rt4ksr_export.weights import packaged_weights, weights_file
 
 
 @click.command()
@@ -71,7 +71,7 @@ def _jobs(
     weights: str | None, scale: int | None, model: str | None
 ) -> Iterator[tuple[ModelSpec, RT4KSR]]:
     if weights is not None:
-        network = load_network(_weights_file(weights))
+        network = load_network(weights_file(weights))
         found = network.architecture.scale
         if scale not in (None, found):
             raise CheckpointError(f"{weights}: these weights are for x{found}, not x{scale}")
@@ -82,11 +82,3 @@ def _jobs(
     for spec in MODELS.values():
         if model in (None, spec.name) and scale in (None, spec.scale):
             yield spec, load_network(packaged_weights(spec.name))
-
-
-def _weights_file(given: str) -> Path:
-    """Return a path as it is; a bare name that is no file means shipped weights."""
-    path = Path(given)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    return packaged_weights(given)

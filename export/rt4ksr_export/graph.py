@@ -1,8 +1,15 @@
 """The fused network as an ONNX graph from uint8 frames to uint8 frames.
 
-``image`` uint8 ``(N, H, W, 3)`` to ``upscaled`` uint8 ``(N, s*H, s*W, 3)``; N, H and W are open.
-The division by 255 is folded into the head's weights and the multiplication into the upsampler's,
-which is exact up to float rounding because both are linear ends of the network.
+``image`` uint8 ``(N, H, W, 3)`` to ``upscaled`` uint8 ``(N, s*H, s*W, 3)``; N, H and W are open, H
+and W even. What it does differently from a transcription of the network, all of it exact up to
+float rounding:
+
+* The pixel-unshuffle is part of the head: 3x3 over the unshuffled picture is 6x6 with stride 2
+  over the picture. That spares two passes over it, and a layout change.
+* The division by 255 is in the head's weights, the multiplication in the upsampler's.
+* The upsampler's channels are ordered (row, column, colour), and the clip follows it directly: a
+  runtime fuses the clip into the convolution, and the pixel shuffle is one move of runs of ``6*s``
+  floats that ends in NHWC, instead of a shuffle of single floats and a transpose.
 
 The first operator on the input and the last before the output are casts: TensorRT knows uint8
 nowhere else.
@@ -21,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rt4ksr_client.contract import CHANNELS, INPUT_NAME, OUTPUT_NAME
 from rt4ksr_export.network import NORM_EPS, UNSHUFFLE, FusedRT4KSR
 
-__all__ = ["OPSET", "RAW_OUTPUT_NAME", "build_graph"]
+__all__ = ["IR_VERSION", "OPSET", "build_graph"]
 
 OPSET = 20
 """The first with ``Gelu``; taken by ONNX Runtime and TensorRT in every Triton from 24.10."""
@@ -29,41 +36,98 @@ OPSET = 20
 IR_VERSION = 9
 """The IR that came with opset 20; a newer one would shut out older runtimes for nothing."""
 
-RAW_OUTPUT_NAME = "raw"
-"""Inner tensor ``(N, s*H, s*W, 3)``, float32, unclipped, 0 = black and 255 = white."""
+Array = NDArray[np.float32]
+Weights = Mapping[str, Array]
 
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
+_KEEP, _REST = 0, -1  # what 0 and -1 mean in the shape given to Reshape
 
 
-def build_graph(network: FusedRT4KSR, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Return the checked graph; the same weights and metadata give the same bytes."""
+def build_graph(
+    network: FusedRT4KSR, metadata: Mapping[str, str] | None = None, *, quantized: bool = True
+) -> onnx.ModelProto:
+    """Return the checked graph; the same weights and metadata give the same bytes.
+
+    ``quantized=False`` leaves out clip, round and cast: ``upscaled`` is then float32, 255 = white,
+    which is what the verification compares with the network.
+    """
     architecture = network.architecture
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     draft = _Draft()
-
     x = draft.node("Cast", [INPUT_NAME], to=TensorProto.FLOAT)
-    x = draft.node("Transpose", [x], perm=_TO_NCHW)
-    x = draft.node("SpaceToDepth", [x], blocksize=UNSHUFFLE)
-    x = draft.conv("head", x, _head_weight(weights["head.weight"]), weights["head.bias"])
+    x = draft.node("Transpose", [_refuse_odd_sizes(draft, x)], perm=_TO_NCHW)
+    x = _head(draft, x, weights)
     for index in range(architecture.blocks):
-        x = draft.norm_and_conv(f"body.{index}", x, weights)
+        x = _norm_and_conv(draft, f"body.{index}", x, weights)
         x = draft.node("Gelu", [x])
-    x = draft.norm_and_conv("tail", x, weights)
-    x = draft.conv("upsample", x, weights["upsample.weight"] * 255, weights["upsample.bias"] * 255)
-    x = draft.node("DepthToSpace", [x], blocksize=architecture.shuffle, mode="CRD")
-    x = draft.node("Transpose", [x], output=RAW_OUTPUT_NAME, perm=_TO_NHWC)
-    x = draft.node("Clip", [x, draft.constant("black", 0.0), draft.constant("white", 255.0)])
-    x = draft.node("Round", [x])
-    draft.node("Cast", [x], output=OUTPUT_NAME, to=TensorProto.UINT8)
-    return draft.finish(metadata)
+    x = _norm_and_conv(draft, "tail", x, weights)
+    x = _upsample(draft, x, weights, architecture.shuffle)
+    if quantized:
+        x = draft.node("Clip", [x, draft.scalar("black", 0.0), draft.scalar("white", 255.0)])
+    x = _pixel_shuffle_to_nhwc(draft, x, architecture.shuffle)
+    if quantized:
+        x = draft.node("Round", [x])
+    element_type = TensorProto.UINT8 if quantized else TensorProto.FLOAT
+    draft.node("Cast", [x], output=OUTPUT_NAME, to=element_type)
+    return draft.finish(element_type, metadata or {})
 
 
-def _head_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """From torch's unshuffled channel order, for [0, 1], to ``SpaceToDepth``'s, for 0..255."""
+def _refuse_odd_sizes(draft: _Draft, x: str) -> str:
+    """There and back to ``(N, H/2, 2, W/2, 6)``: moves no data, and fails if H or W is odd.
+
+    Without it the head's stride would silently drop the last row or column.
+    """
+    pairs = CHANNELS * UNSHUFFLE
+    x = draft.reshape(x, _KEEP, _KEEP, 1, _REST, pairs)
+    x = draft.reshape(x, _KEEP, _REST, UNSHUFFLE, _KEEP, pairs)
+    x = draft.reshape(x, _KEEP, _REST, 1, _KEEP, pairs)
+    return draft.reshape(x, _KEEP, _KEEP, _REST, CHANNELS)
+
+
+def _head(draft: _Draft, x: str, weights: Weights) -> str:
+    weight = weights["head.weight"]
     features, _, rows, columns = weight.shape
-    by_torch = weight.reshape(features, CHANNELS, UNSHUFFLE, UNSHUFFLE, rows, columns)
-    by_onnx = by_torch.transpose(0, 2, 3, 1, 4, 5).reshape(weight.shape)
-    return by_onnx / np.float32(255)
+    # torch unshuffles to channels (colour, row, column)
+    weight = weight.reshape(features, CHANNELS, UNSHUFFLE, UNSHUFFLE, rows, columns)
+    weight = weight.transpose(0, 1, 4, 2, 5, 3)
+    weight = weight.reshape(features, CHANNELS, rows * UNSHUFFLE, columns * UNSHUFFLE)
+    bias = weights["head.bias"]
+    return draft.conv("head", x, weight / np.float32(255), bias, stride=UNSHUFFLE)
+
+
+def _norm_and_conv(draft: _Draft, name: str, x: str, weights: Weights) -> str:
+    x = draft.node("Transpose", [x], perm=_TO_NHWC)
+    scale, shift = (
+        draft.constant(f"{name}.norm.{part}", weights[f"{name}.norm.{part}"])
+        for part in ("weight", "bias")
+    )
+    x = draft.node("LayerNormalization", [x, scale, shift], axis=-1, epsilon=NORM_EPS)
+    x = draft.node("Transpose", [x], perm=_TO_NCHW)
+    name = f"{name}.conv"
+    return draft.conv(name, x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def _upsample(draft: _Draft, x: str, weights: Weights, shuffle: int) -> str:
+    weight, bias = (
+        # from torch's shuffle order (colour, row, column) to (row, column, colour)
+        np.moveaxis(values.reshape(CHANNELS, shuffle, shuffle, *values.shape[1:]), 0, 2).reshape(
+            values.shape
+        )
+        * np.float32(255)
+        for values in (weights["upsample.weight"], weights["upsample.bias"])
+    )
+    return draft.conv("upsample", x, weight, bias)
+
+
+def _pixel_shuffle_to_nhwc(draft: _Draft, x: str, shuffle: int) -> str:
+    """``(N, shuffle*shuffle*3, h, w)`` to ``(N, shuffle*h, shuffle*w, 3)``."""
+    run = shuffle * CHANNELS
+    x = draft.node("Transpose", [x], perm=_TO_NHWC)
+    x = draft.reshape(x, _KEEP, _KEEP, _KEEP, shuffle, run)
+    x = draft.node("Transpose", [x], perm=[0, 1, 3, 2, 4])
+    # in two steps, as a shape has room for one unknown besides the dimensions it keeps
+    x = draft.reshape(x, _KEEP, _REST, 1, _KEEP, run)
+    return draft.reshape(x, _KEEP, _KEEP, _REST, CHANNELS)
 
 
 class _Draft:
@@ -71,11 +135,15 @@ class _Draft:
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
+        self._weights: dict[str, onnx.TensorProto] = {}
 
-    def constant(self, name: str, value: NDArray[np.float32] | float) -> str:
+    def constant(self, name: str, value: Array) -> str:
         array = np.ascontiguousarray(value, dtype=np.float32)
-        self._weights.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        self._weights[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        self._weights[name] = numpy_helper.from_array(np.array(value, np.float32), name)
         return name
 
     def node(
@@ -86,35 +154,24 @@ class _Draft:
         self._nodes.append(helper.make_node(operator, inputs, [output], name, **attributes))
         return output
 
-    def conv(
-        self, name: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]
-    ) -> str:
-        inputs = [
-            x,
-            self.constant(f"{name}.weight", weight),
-            self.constant(f"{name}.bias", bias),
-        ]
-        return self.node("Conv", inputs, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    def reshape(self, x: str, *shape: int) -> str:
+        name = "shape_" + "_".join(map(str, shape))
+        self._weights[name] = numpy_helper.from_array(np.array(shape, np.int64), name)
+        return self.node("Reshape", [x, name])
 
-    def norm_and_conv(self, name: str, x: str, weights: Mapping[str, NDArray[np.float32]]) -> str:
-        x = self.node("Transpose", [x], perm=_TO_NHWC)
-        norm = [
-            self.constant(f"{name}.norm.{part}", weights[f"{name}.norm.{part}"])
-            for part in ("weight", "bias")
-        ]
-        x = self.node("LayerNormalization", [x, *norm], axis=-1, epsilon=NORM_EPS)
-        x = self.node("Transpose", [x], perm=_TO_NCHW)
-        return self.conv(
-            f"{name}.conv", x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"]
-        )
+    def conv(self, name: str, x: str, weight: Array, bias: Array, stride: int = 1) -> str:
+        kernel = list(weight.shape[2:])
+        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
+        pads = [stride] * 4  # a 3x3 padded by one pixel, of `stride` original ones each
+        return self.node("Conv", inputs, kernel_shape=kernel, pads=pads, strides=[stride] * 2)
 
-    def finish(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    def finish(self, element_type: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
         graph = helper.make_graph(
             self._nodes,
             "rt4ksr",
-            [_frames(INPUT_NAME, "H", "W")],
-            [_frames(OUTPUT_NAME, "upscaled_H", "upscaled_W")],
-            self._weights,
+            [_frames(INPUT_NAME, TensorProto.UINT8, "H", "W")],
+            [_frames(OUTPUT_NAME, element_type, "upscaled_H", "upscaled_W")],
+            list(self._weights.values()),
         )
         model = helper.make_model(
             graph,
@@ -127,5 +184,5 @@ class _Draft:
         return model
 
 
-def _frames(name: str, height: str, width: str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", height, width, CHANNELS])
+def _frames(name: str, element_type: int, height: str, width: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, element_type, ["N", height, width, CHANNELS])

@@ -43,8 +43,9 @@ def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike
     if scale != spec.scale:
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
     parameters = model_parameters(network)
-    model = build_graph(fuse(network), metadata=parameters)
-    agreement = verify(model, network)
+    fused = fuse(network)
+    model = build_graph(fused, parameters)
+    agreement = verify(model, build_graph(fused, quantized=False), network)
     _publish(model, config_text(spec, parameters), Path(repository), spec.name)
     return agreement
 

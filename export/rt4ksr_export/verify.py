@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME
 from rt4ksr_client.errors import VerificationError
-from rt4ksr_export.graph import RAW_OUTPUT_NAME
 from rt4ksr_export.network import RT4KSR
 
 __all__ = ["Agreement", "Tolerance", "verify"]
@@ -65,17 +64,20 @@ class Agreement:
 
 
 def verify(
-    model: onnx.ModelProto, network: RT4KSR, tolerance: Tolerance | None = None
+    model: onnx.ModelProto,
+    raw_model: onnx.ModelProto,
+    network: RT4KSR,
+    tolerance: Tolerance | None = None,
 ) -> Agreement:
-    """Compare the graph with the network.
+    """Compare the graph, and its form without quantization, with the network.
 
     Raises:
         VerificationError: they differ by more than ``tolerance``; the text carries the numbers.
 
     """
     tolerance = tolerance or Tolerance()
-    session = _session_with_raw_output(model)
-    compared = [_compare(session, network, batch) for batch in _inputs()]
+    sessions = _session(model), _session(raw_model)
+    compared = [_compare(*sessions, network, batch) for batch in _inputs()]
     worst = Agreement(
         raw=max(a.raw for a in compared),
         levels=max(a.levels for a in compared),
@@ -105,19 +107,20 @@ def _inputs() -> Iterator[Batch]:
         yield np.full((1, 64, 96, 3), level, np.uint8)
 
 
-def _session_with_raw_output(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    probed.graph.output.append(
-        onnx.helper.make_tensor_value_info(RAW_OUTPUT_NAME, onnx.TensorProto.FLOAT, None)
-    )
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(
-        probed.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
 
 
-def _compare(session: onnxruntime.InferenceSession, network: RT4KSR, batch: Batch) -> Agreement:
-    quantized, raw = session.run([OUTPUT_NAME, RAW_OUTPUT_NAME], {INPUT_NAME: batch})
+def _compare(
+    session: onnxruntime.InferenceSession,
+    raw_session: onnxruntime.InferenceSession,
+    network: RT4KSR,
+    batch: Batch,
+) -> Agreement:
+    (quantized,) = session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+    (raw,) = raw_session.run([OUTPUT_NAME], {INPUT_NAME: batch})
     expected = _reference(network, batch)
     if raw.shape != expected.shape or quantized.shape != expected.shape:
         raise VerificationError(

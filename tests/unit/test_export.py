@@ -52,7 +52,7 @@ def test_the_model_repository_in_git_is_what_the_shipped_weights_give(
 
 def test_the_graph_is_open_in_batch_and_size_and_closed_in_channels(network: RT4KSR) -> None:
     session = onnxruntime.InferenceSession(
-        build_graph(fuse(network), {}).SerializeToString(), providers=["CPUExecutionProvider"]
+        build_graph(fuse(network)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     (frames,), (upscaled,) = session.get_inputs(), session.get_outputs()
 
@@ -65,7 +65,7 @@ def test_the_graph_is_open_in_batch_and_size_and_closed_in_channels(network: RT4
 
 
 def test_uint8_is_cast_first_on_the_way_in_and_last_on_the_way_out(network: RT4KSR) -> None:
-    graph = build_graph(fuse(network), {}).graph
+    graph = build_graph(fuse(network)).graph
     readers = [node.op_type for node in graph.node if INPUT_NAME in node.input]
     writers = [node.op_type for node in graph.node if OUTPUT_NAME in node.output]
 
@@ -84,19 +84,38 @@ def test_the_graph_carries_what_it_was_made_from(network: RT4KSR) -> None:
 
 
 def test_a_graph_with_one_wrong_weight_is_refused_with_the_numbers(network: RT4KSR) -> None:
-    model = build_graph(fuse(network), {})
+    model = build_graph(fuse(network))
     weight = next(w for w in model.graph.initializer if w.name == "body.1.conv.weight")
     values = onnx.numpy_helper.to_array(weight).copy()
     values[3, 5, 0, 2] += 0.02
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
 
     with pytest.raises(VerificationError, match=r"raw float off by at most \S+, uint8 by"):
-        verify(model, network)
+        verify(model, build_graph(fuse(network), quantized=False), network)
+
+
+def test_a_graph_that_is_wrong_only_before_rounding_is_refused_too(network: RT4KSR) -> None:
+    fused = fuse(network)
+    model = build_graph(fused)
+    with torch.no_grad():
+        fused.upsample.bias += 2e-4
+
+    with pytest.raises(VerificationError, match="raw float off"):
+        verify(model, build_graph(fused, quantized=False), network)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 5), (7, 7)])
+def test_an_odd_size_is_refused_and_not_cut_short(size: tuple[int, int], network: RT4KSR) -> None:
+    session = onnxruntime.InferenceSession(
+        build_graph(fuse(network)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    with pytest.raises(Exception, match="Reshape"):
+        session.run(None, {INPUT_NAME: np.zeros((1, *size, 3), np.uint8)})
 
 
 def test_a_batch_gives_what_its_pictures_give_one_by_one(network: RT4KSR) -> None:
     session = onnxruntime.InferenceSession(
-        build_graph(fuse(network), {}).SerializeToString(), providers=["CPUExecutionProvider"]
+        build_graph(fuse(network)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     batch = np.random.default_rng(5).integers(0, 256, (3, 12, 20, 3), dtype=np.uint8)
 

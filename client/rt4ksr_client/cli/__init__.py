@@ -39,6 +39,15 @@ COMMANDS = {
     "export": CommandRow(
         "rt4ksr_export.cli", "export", "export", "Turn weights into a model repository."
     ),
+    "train": CommandRow(
+        "rt4ksr_export.training.cli", "train", "train", "Train or fine-tune weights."
+    ),
+    "evaluate": CommandRow(
+        "rt4ksr_export.evaluate_cli",
+        "evaluate_command",
+        "train",
+        "Measure PSNR and SSIM of weights or a server.",
+    ),
 }
 
 

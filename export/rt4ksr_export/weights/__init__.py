@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rt4ksr_client.errors import CheckpointError
 
-__all__ = ["packaged_weights"]
+__all__ = ["packaged_weights", "weights_file"]
 
 
 def packaged_weights(model: str) -> Path:
@@ -21,3 +21,16 @@ def packaged_weights(model: str) -> Path:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors"))) or "none"
         raise CheckpointError(f"no weights named {model!r} are shipped (there are: {known})")
     return path
+
+
+def weights_file(given: str) -> Path:
+    """Return the file that a user means: a path as it is; a bare name means shipped weights.
+
+    Raises:
+        CheckpointError: a bare name that is neither a file nor shipped.
+
+    """
+    path = Path(given)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    return packaged_weights(given)

@@ -1,0 +1,165 @@
+"""Scores of weights, or of a running server, beside bicubic interpolation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rt4ksr_export.scores import luma, psnr_db, ssim
+from rt4ksr_export.training.degradations import Pixels, downscale
+
+__all__ = ["CONDITIONS", "Method", "Scores", "bicubic", "evaluate", "pairs", "summary_table"]
+
+Method = Callable[[Pixels], Pixels]
+"""Upscales uint8 ``(H, W, 3)``, H and W even."""
+
+CONDITIONS: Mapping[str, int | None] = {"clean": None, "JPEG 90": 90, "JPEG 75": 75}
+"""How the small picture was kept: as it is, or as JPEG of that quality (Pillow's, 4:2:0)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One method on one picture in one condition. Higher is better; PSNR in dB."""
+
+    picture: str
+    condition: str
+    method: str
+    psnr_rgb_db: float
+    psnr_y_db: float
+    ssim_rgb: float
+    ssim_y: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def bicubic(scale: int) -> Method:
+    """Return Pillow's bicubic interpolation by ``scale``."""
+
+    def upscale(small: Pixels) -> Pixels:
+        height, width, _ = small.shape
+        size = (width * scale, height * scale)
+        return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+    return upscale
+
+
+def pairs(large: Pixels, scale: int) -> Iterator[tuple[str, Pixels, Pixels]]:
+    """Yield condition, small and large picture; the large one is cropped to fit the scale."""
+    step = 2 * scale
+    height, width = (side // step * step for side in large.shape[:2])
+    large = large[:height, :width]
+    small = downscale(Image.fromarray(large), scale)
+    for condition, quality in CONDITIONS.items():
+        yield condition, np.asarray(_as_jpeg(small, quality)), large
+
+
+def evaluate(
+    pictures: Iterable[tuple[str, Pixels]], scale: int, methods: Mapping[str, Method]
+) -> Iterator[Scores]:
+    """Score every method on every picture in every condition.
+
+    Args:
+        pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
+        scale: 2 or 3; the border cut off is twice as wide.
+        methods: by name.
+
+    """
+    border = 2 * scale
+    for name, picture in pictures:
+        for condition, small, large in pairs(picture, scale):
+            large_y = luma(large)
+            for method, upscale in methods.items():
+                upscaled = upscale(small)
+                upscaled_y = luma(upscaled)
+                yield Scores(
+                    picture=name,
+                    condition=condition,
+                    method=method,
+                    psnr_rgb_db=psnr_db(large, upscaled, border),
+                    psnr_y_db=psnr_db(large_y, upscaled_y, border),
+                    ssim_rgb=ssim(large, upscaled, border),
+                    ssim_y=ssim(large_y, upscaled_y, border),
+                )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means of a method over the pictures of a condition, and its worst gain on bicubic."""
+
+    condition: str
+    method: str
+    psnr_rgb_db: float
+    psnr_y_db: float
+    ssim_rgb: float
+    ssim_y: float
+    gain_db: float
+    worst_gain_db: float
+    worst_picture: str
+
+
+def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
+    """Summarize by condition and method; gains are of PSNR (RGB) on ``baseline``."""
+    reference = {(s.condition, s.picture): s for s in scores if s.method == baseline}
+    groups: dict[tuple[str, str], list[Scores]] = {}
+    for score in scores:
+        groups.setdefault((score.condition, score.method), []).append(score)
+    rows = []
+    for (condition, method), group in groups.items():
+        gains = [s.psnr_rgb_db - reference[condition, s.picture].psnr_rgb_db for s in group]
+        worst = int(np.argmin(gains))
+        rows.append(
+            Summary(
+                condition=condition,
+                method=method,
+                psnr_rgb_db=_mean(s.psnr_rgb_db for s in group),
+                psnr_y_db=_mean(s.psnr_y_db for s in group),
+                ssim_rgb=_mean(s.ssim_rgb for s in group),
+                ssim_y=_mean(s.ssim_y for s in group),
+                gain_db=_mean(gains),
+                worst_gain_db=gains[worst],
+                worst_picture=group[worst].picture,
+            )
+        )
+    return rows
+
+
+def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
+    """Draw each picture's gain on ``baseline``, by condition, as a PNG at ``path``."""
+    from matplotlib.figure import Figure
+
+    reference = {(s.condition, s.picture): s.psnr_rgb_db for s in scores if s.method == baseline}
+    methods = [m for m in dict.fromkeys(s.method for s in scores) if m != baseline]
+    figure = Figure(figsize=(4 * len(CONDITIONS), 4), layout="constrained")
+    axes = figure.subplots(1, len(CONDITIONS), sharey=True)
+    for axis, condition in zip(axes, CONDITIONS, strict=True):
+        for method in methods:
+            gains = sorted(
+                s.psnr_rgb_db - reference[condition, s.picture]
+                for s in scores
+                if (s.condition, s.method) == (condition, method)
+            )
+            axis.plot(gains, "o-", label=method)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(title=condition, xlabel="pictures, by gain")
+    axes[0].set_ylabel(f"PSNR (RGB) above {baseline}, dB")
+    axes[0].legend()
+    figure.savefig(path, format="png", dpi=100)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _as_jpeg(small: Image.Image, quality: int | None) -> Image.Image:
+    if quality is None:
+        return small
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,225 @@
+"""``rt4ksr train``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.errors import CheckpointError
+from rt4ksr_export.checkpoint import load_network, save_network
+from rt4ksr_export.network import RT4KSR, Architecture
+from rt4ksr_export.training.degradations import PRESETS
+from rt4ksr_export.training.initialization import initial_network
+from rt4ksr_export.training.loop import Trainer
+from rt4ksr_export.training.pictures import (
+    PairSource,
+    find_pictures,
+    load_pictures,
+    smallest_side_px,
+)
+from rt4ksr_export.training.recipe import Recipe, load_recipe
+from rt4ksr_export.training.run import LogRow, Run
+from rt4ksr_export.training.validation import Validation
+from rt4ksr_export.weights import weights_file
+
+VALIDATION_PICTURES = 8
+SHOWN_EVERY_S = 30.0
+
+_folders = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=_folders,
+    help="Folder of pictures of any size, or one picture; may be given several times.",
+)
+@click.option(
+    "--validation",
+    multiple=True,
+    type=_folders,
+    help="Pictures to validate on. Default: every tenth of --data, which is then not trained on.",
+)
+@click.option("--scale", type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the finished weights go. Default: my_x2.safetensors.",
+)
+@click.option(
+    "--init",
+    metavar="FILE|NAME",
+    help="Start from these weights (.safetensors, .pth, or shipped ones by name): fine-tuning.",
+)
+@click.option("--degrade", type=click.Choice(list(PRESETS)), help="How pictures get small.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file with every setting; the options above count more.",
+)
+@click.option("--iterations", type=click.IntRange(min=1))
+@click.option("--seed", type=int)
+@click.option(
+    "--run",
+    "run_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for state, log, plot and preview; a training is resumed from it. "
+    "Default: beside the output.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+def train(
+    data: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    scale: str | None,
+    output: Path | None,
+    init: str | None,
+    degrade: str | None,
+    recipe: Path | None,
+    iterations: int | None,
+    seed: int | None,
+    run_folder: Path | None,
+    threads: int | None,
+) -> None:
+    r"""Train or fine-tune weights on a folder of pictures.
+
+    \b
+    rt4ksr train --data photos/ --scale 2 -o my_x2.safetensors
+    rt4ksr train --data frames/ --scale 2 --init rt4ksr_x2 --degrade h264 -o my_x2.safetensors
+    rt4ksr export --weights my_x2.safetensors -o my_repository
+
+    Ctrl-C saves and stops; the same command goes on exactly there. A GPU is used if there is one.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    settings = _recipe(recipe, scale, degrade, iterations, seed)
+    output = output or Path(f"my_x{settings.scale}.safetensors")
+    run = Run(run_folder or output.with_suffix(".run"))
+    console = Console(stderr=True)
+    network = _network(settings, init)
+    trainer = _trainer(network, settings, data, validation, run, console)
+    if trainer.iteration:
+        console.print(f"going on from iteration {trainer.iteration} in {run.folder}")
+    with _Shown(console, settings, trainer.iteration) as shown:
+        finished = trainer.train(shown)
+    if not finished:
+        console.print(f"stopped; the same command goes on from {run.folder}")
+        raise click.exceptions.Exit(130)
+    save_network(trainer.averaged(), output, {"scale": str(settings.scale)})
+    click.echo(f"{output}: the log is {run.folder / 'log.csv'}, its plot log.png")
+
+
+def _recipe(
+    path: Path | None,
+    scale: str | None,
+    degrade: str | None,
+    iterations: int | None,
+    seed: int | None,
+) -> Recipe:
+    if path is None and scale is None:
+        raise click.UsageError("give --scale, or a --recipe that has one")
+    return load_recipe(
+        path,
+        scale=None if scale is None else int(scale),
+        degrade=degrade,
+        iterations=iterations,
+        seed=seed,
+    )
+
+
+def _network(recipe: Recipe, init: str | None) -> RT4KSR:
+    if init is None:
+        return initial_network(Architecture(recipe.scale), recipe.seed)
+    network = load_network(weights_file(init))
+    if network.architecture.scale != recipe.scale:
+        raise CheckpointError(
+            f"{init}: these weights are for x{network.architecture.scale}, not x{recipe.scale}"
+        )
+    return network.train()
+
+
+def _trainer(
+    network: RT4KSR,
+    recipe: Recipe,
+    data: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    run: Run,
+    console: Console,
+) -> Trainer:
+    paths = find_pictures(data)
+    held_out = find_pictures(validation) if validation else paths[:: max(2, len(paths) // 10)]
+    if len(paths) > 1:
+        paths = [path for path in paths if path not in set(held_out)]
+    largest_patch_px = max(recipe.patch_px, recipe.large_patch_px)
+    smallest_px = smallest_side_px(recipe.scale, largest_patch_px)
+
+    def skipped(path: Path, reason: str) -> None:
+        console.print(f"left out: {reason}", style="yellow", highlight=False)
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("decoding", total=len(paths))
+        pictures = load_pictures(paths, smallest_px, skipped, lambda: progress.advance(task))
+    shown = load_pictures(held_out[:VALIDATION_PICTURES], smallest_px, skipped)
+    degradation = PRESETS[recipe.degrade]
+    return Trainer(
+        network=network,
+        recipe=recipe,
+        source=PairSource(pictures, degradation, recipe.scale, recipe.seed),
+        validation=Validation(shown, degradation, recipe.scale, recipe.seed),
+        run=run,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+class _Shown:
+    """A progress bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console, recipe: Recipe, done: int) -> None:
+        self._console = console
+        self._recipe = recipe
+        self._said_s = time.monotonic()
+        self._psnr = ""
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=recipe.iterations, completed=done)
+
+    def __enter__(self) -> _Shown:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, iteration: int, loss: float) -> None:
+        """Show the loss."""
+        text = f"loss {loss:.5f}{self._psnr}"
+        self._progress.update(self._task, completed=iteration, description=text)
+        if not self._console.is_terminal and time.monotonic() - self._said_s > SHOWN_EVERY_S:
+            self._said_s = time.monotonic()
+            self._console.print(f"{iteration}/{self._recipe.iterations} {text}", highlight=False)
+
+    def validated(self, row: LogRow) -> None:
+        """Show the validation."""
+        gain_db = row.psnr_db - row.bicubic_psnr_db
+        self._psnr = f", {row.psnr_db:.2f} dB ({gain_db:+.2f} on bicubic)"
