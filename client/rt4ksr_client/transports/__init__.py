@@ -1,24 +1,44 @@
-"""Ways to a server, behind one small interface; each in a file of its own."""
+"""Ways to a server, behind one small interface; each in a file of its own.
+
+A transport's module, and what it imports, is loaded when it is used.
+"""
 
 from __future__ import annotations
 
-from rt4ksr_client.transports.base import ServedModel, Transport
-from rt4ksr_client.transports.grpc import GrpcTransport
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["GrpcTransport", "ServedModel", "Transport", "open_transport"]
+from rt4ksr_client.transports.base import Question, ServedModel, Transport
+from rt4ksr_client.transports.choice import TransportName, open_transport
+
+if TYPE_CHECKING:
+    from rt4ksr_client.transports.fleet import FleetTransport
+    from rt4ksr_client.transports.grpc import GrpcTransport
+    from rt4ksr_client.transports.http import HttpTransport
+    from rt4ksr_client.transports.shm import ShmTransport
+
+__all__ = [
+    "FleetTransport",
+    "GrpcTransport",
+    "HttpTransport",
+    "Question",
+    "ServedModel",
+    "ShmTransport",
+    "Transport",
+    "TransportName",
+    "open_transport",
+]
+
+_HOMES = {
+    "FleetTransport": "fleet",
+    "GrpcTransport": "grpc",
+    "HttpTransport": "http",
+    "ShmTransport": "shm",
+}
 
 
-def open_transport(url: str) -> Transport:
-    """Return the transport that ``url`` names: ``host:port`` or ``grpc://host:port``.
-
-    Raises:
-        ValueError: the address is not of that form.
-
-    """
-    scheme, separator, address = url.rpartition("://")
-    if separator and scheme != "grpc":
-        raise ValueError(f"{url!r}: the scheme must be grpc://")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{url!r}: expected an address like 127.0.0.1:8001")
-    return GrpcTransport(address)
+def __getattr__(name: str) -> Any:
+    """Import a transport's module when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,96 +1,122 @@
-"""gRPC: one channel, shared by all threads."""
+"""gRPC: one connection, shared by all threads."""
 
 from __future__ import annotations
 
-import numpy as np
-import tritonclient.grpc as triton
-from google.protobuf.json_format import MessageToDict
-from tritonclient.utils import InferenceServerException
+from typing import Any
 
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
-from rt4ksr_client.errors import (
-    DeadlineExceededError,
-    InvalidRequestError,
-    ModelNotReadyError,
-    OverloadedError,
-    ServerError,
-    ServerUnreachableError,
-)
+import grpc
+from google.protobuf.json_format import MessageToDict
+from tritonclient.grpc import service_pb2
+
+from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.errors import ServerError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports.base import ServedModel
+from rt4ksr_client.transports import wire
+from rt4ksr_client.transports.base import Question, Transport
+from rt4ksr_client.transports.failures import error_for_grpc
 
 __all__ = ["GrpcTransport"]
 
-_PROBE_TIMEOUT_S = 2.0
+_SERVICE = "/inference.GRPCInferenceService/"
+
+_OPTIONS = (
+    # gRPC's own limit is 4 MB a message; a 4K frame has 25.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Otherwise all clients of a process would share one connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    # gRPC's own default waits up to two minutes before it looks at a restarted server again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # For `dns:///name`, where a name stands for several servers.
+    ("grpc.lb_policy_name", "round_robin"),
+)
+
+_QUESTIONS = {
+    Question.SERVER: ("ServerMetadata", service_pb2.ServerMetadataRequest),
+    Question.INDEX: ("RepositoryIndex", service_pb2.RepositoryIndexRequest),
+    Question.CONFIG: ("ModelConfig", service_pb2.ModelConfigRequest),
+    Question.STATISTICS: ("ModelStatistics", service_pb2.ModelStatisticsRequest),
+    Question.MODEL_READY: ("ModelReady", service_pb2.ModelReadyRequest),
+}
 
 
-class GrpcTransport:
-    """Frames as raw bytes in gRPC messages; ``address`` is ``host:port``.
+class GrpcTransport(Transport):
+    """Frames as raw bytes in gRPC messages; ``address`` is ``host:port`` or ``dns:///name:port``."""
 
-    No ``channel_args`` are passed: they would replace tritonclient's message limits (2 GiB) by
-    gRPC's own 4 MB.
-    """
+    name = "grpc"
+    reason = "asked for"
 
     def __init__(self, address: str) -> None:
-        self._address = address
-        self._client = triton.InferenceServerClient(address)
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._infer = self._channel.unary_unary(f"{_SERVICE}ModelInfer")
 
-    def served_model(self, model: str, *, timeout_s: float) -> ServedModel:
+    def infer(
+        self,
+        model: str,
+        batch: Frame,
+        *,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,
+    ) -> Frame:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        request = wire.encode_request(wire.request_header(model, batch.shape), batch)
         try:
-            reply = self._client.get_model_config(model, client_timeout=timeout_s)
-        except InferenceServerException as exc:
-            raise self._explained(exc, model, timeout_s) from exc
-        return ServedModel.from_config(
-            MessageToDict(reply.config, preserving_proto_field_name=True)
+            return wire.decode_response(self.send(request, timeout_s, cancellation))
+        except ServerError as exc:
+            raise self._explained(exc, model) from exc
+
+    def send(
+        self, request: bytes, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> bytes:
+        """Send a serialised ``ModelInferRequest``, return the serialised response."""
+        try:
+            if cancellation is None:
+                # Takes 10 ms less for a 4K frame than a future, which wakes a thread of gRPC's.
+                response: bytes = self._infer(request, timeout=timeout_s)
+                return response
+            return self._cancellable(request, timeout_s, cancellation)
+        except grpc.RpcError as exc:
+            raise error_for_grpc(exc.code().name, exc.details()) from exc
+
+    def _cancellable(self, request: bytes, timeout_s: float, cancellation: Cancellation) -> bytes:
+        call = self._infer.future(request, timeout=timeout_s)
+        try:
+            with cancellation.stopping(call.cancel):
+                response: bytes = call.result()
+                return response
+        finally:
+            call.cancel()
+
+    def control(self, method: str, request: Any, *, timeout_s: float) -> Any:
+        """Call ``method`` of Triton's gRPC service with a protobuf message, return the reply."""
+        reply_type = getattr(service_pb2, f"{method}Response")
+        call = self._channel.unary_unary(
+            _SERVICE + method, type(request).SerializeToString, reply_type.FromString
         )
-
-    def infer(self, model: str, batch: Frame, *, timeout_s: float) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        request = triton.InferInput(INPUT_NAME, list(batch.shape), WIRE_DATATYPE)
-        request.set_data_from_numpy(np.ascontiguousarray(batch))
         try:
-            reply = self._client.infer(
-                model,
-                [request],
-                outputs=[triton.InferRequestedOutput(OUTPUT_NAME)],
-                client_timeout=timeout_s,
-            )
-        except InferenceServerException as exc:
-            raise self._explained(exc, model, timeout_s) from exc
-        output: Frame = reply.as_numpy(OUTPUT_NAME)
-        return output
+            return call(request, timeout=timeout_s)
+        except grpc.RpcError as exc:
+            raise error_for_grpc(exc.code().name, exc.details()) from exc
+
+    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        method, request_type = _QUESTIONS[question]
+        request = request_type(name=model) if model else request_type()
+        try:
+            reply = self.control(method, request, timeout_s=timeout_s)
+        except ServerError as exc:
+            about = "" if question is Question.MODEL_READY else model
+            raise self._explained(exc, about) from exc
+        answer = MessageToDict(
+            reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        # The HTTP protocol answers these two without an envelope.
+        envelope = {Question.CONFIG: "config", Question.INDEX: "models"}.get(question)
+        return answer if envelope is None else answer[envelope]
 
     def close(self) -> None:
         """Close the channel."""
-        self._client.close()
-
-    def _explained(
-        self, exc: InferenceServerException, model: str, timeout_s: float
-    ) -> ServerError:
-        status = str(exc.status()).removeprefix("StatusCode.")
-        if status == "DEADLINE_EXCEEDED":
-            return DeadlineExceededError(
-                f"{self._address}: no answer from {model} within {timeout_s:g} s"
-            )
-        if status == "INVALID_ARGUMENT":
-            return InvalidRequestError(f"{self._address}: {model}: {exc.message()}")
-        if status in ("UNAVAILABLE", "NOT_FOUND"):
-            return self._unavailable(model, exc)
-        return ServerError(f"{self._address}: {model}: {status}: {exc.message()}")
-
-    def _unavailable(self, model: str, exc: InferenceServerException) -> ServerError:
-        """Tell apart what Triton answers with one status: ask what is alive."""
-        try:
-            self._client.is_server_live(client_timeout=_PROBE_TIMEOUT_S)
-            ready = self._client.is_model_ready(model, client_timeout=_PROBE_TIMEOUT_S)
-        except InferenceServerException:
-            return ServerUnreachableError(
-                f"no Triton server answers at {self._address}: start one with 'rt4ksr serve'"
-            )
-        if not ready:
-            return ModelNotReadyError(
-                f"{self._address}: model {model!r} is not ready: it is still loading, or the "
-                "server does not have it"
-            )
-        return OverloadedError(f"{self._address}: {model}: {exc.message()}")
+        self._channel.close()

@@ -1,0 +1,91 @@
+"""When to try again, and how long to wait before it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.errors import (
+    ModelNotReadyError,
+    OverloadedError,
+    ServerError,
+    ServerUnreachableError,
+)
+
+__all__ = ["Backoff", "Retries"]
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Growing pauses between attempts, each drawn from ``[pause/2, pause]``.
+
+    The jitter keeps clients that were refused together from coming back together.
+    """
+
+    first_s: float = 0.05
+    factor: float = 2.0
+    longest_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse pauses that do not grow."""
+        if not 0 < self.first_s <= self.longest_s or self.factor < 1:
+            raise ValueError(f"these pauses do not grow: {self}")
+
+    def pauses_s(self) -> Iterator[float]:
+        """Yield pauses in seconds, without end."""
+        pause_s = self.first_s
+        while True:
+            yield pause_s * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            pause_s = min(pause_s * self.factor, self.longest_s)
+
+
+class Retries:
+    """Tries again what the server never worked on: unreachable, not ready, or overloaded.
+
+    An overloaded server is asked until the deadline. One that does not answer, or lacks the model,
+    is asked that long only if it has answered before (it is being restarted); at first contact it
+    is more likely a wrong address, which should be said soon: after ``first_contact_attempts``.
+
+    May be shared between threads.
+    """
+
+    def __init__(self, backoff: Backoff = Backoff(), *, first_contact_attempts: int = 4) -> None:
+        self._backoff = backoff
+        self._first_contact_attempts = first_contact_attempts
+        self._answered = False
+
+    def run(
+        self,
+        attempt: Callable[[float], Answer],
+        deadline: Deadline,
+        cancellation: Cancellation | None,
+        what: str,
+    ) -> Answer:
+        """Call ``attempt`` with the seconds left, until it returns or there is no use in it.
+
+        Raises:
+            ServerError: what the last attempt raised.
+            DeadlineExceededError: the deadline has passed.
+
+        """
+        for attempts, pause_s in enumerate(self._backoff.pauses_s(), start=1):
+            try:
+                answer = attempt(deadline.required_s(what))
+            except ServerError as error:
+                if not self._worth_it(error, attempts) or pause_s >= deadline.left_s:
+                    raise
+            else:
+                self._answered = True
+                return answer
+            (cancellation or Cancellation()).sleep(pause_s)
+        raise AssertionError("the pauses have no end")
+
+    def _worth_it(self, error: ServerError, attempts: int) -> bool:
+        if isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
+            return self._answered or attempts < self._first_contact_attempts
+        return isinstance(error, OverloadedError)

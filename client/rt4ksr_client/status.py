@@ -1,0 +1,119 @@
+"""What a server says about itself, its models and their work so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rt4ksr_client.errors import ServerError
+from rt4ksr_client.transports import Question, ServedModel, Transport
+
+__all__ = ["ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """Requests answered and refused since the model was loaded, and mean times of an answer.
+
+    ``queue_ms`` waiting for the model, ``input_ms`` and ``output_ms`` moving tensors to and from
+    it, ``infer_ms`` in it. Milliseconds per request; all 0 before the first answer.
+    """
+
+    answered: int
+    failed: int
+    executions: int
+    queue_ms: float
+    input_ms: float
+    infer_ms: float
+    output_ms: float
+
+    @classmethod
+    def from_json(cls, model: dict[str, Any]) -> ModelStatistics:
+        """Read one entry of Triton's ``model_stats``."""
+        stats = model["inference_stats"]
+        answered = int(stats["success"]["count"])
+
+        def mean_ms(stage: str) -> float:
+            return int(stats[stage]["ns"]) / 1e6 / answered if answered else 0.0
+
+        return cls(
+            answered=answered,
+            failed=int(stats["fail"]["count"]),
+            executions=int(model["execution_count"]),
+            queue_ms=mean_ms("queue"),
+            input_ms=mean_ms("compute_input"),
+            infer_ms=mean_ms("compute_infer"),
+            output_ms=mean_ms("compute_output"),
+        )
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model of the server; ``served`` is None for one that is not rt4ksr-triton's."""
+
+    name: str
+    version: str
+    ready: bool
+    reason: str
+    backend: str
+    served: ServedModel | None
+    statistics: ModelStatistics | None
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server: ``version`` is tritonserver's, ``extensions`` are its protocol extensions."""
+
+    address: str
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+    models: tuple[ModelStatus, ...]
+
+
+def read_status(transport: Transport, *, timeout_s: float) -> ServerStatus:
+    """Ask the server of ``transport``.
+
+    Raises:
+        ServerError: no answer.
+
+    """
+    server = transport.ask(Question.SERVER, timeout_s=timeout_s)
+    index = transport.ask(Question.INDEX, timeout_s=timeout_s)
+    statistics = transport.ask(Question.STATISTICS, timeout_s=timeout_s)
+    by_version = {(m["name"], m["version"]): m for m in statistics["model_stats"]}
+    return ServerStatus(
+        address=transport.address,
+        name=server["name"],
+        version=server["version"],
+        extensions=tuple(server["extensions"]),
+        models=tuple(_model_status(transport, row, by_version, timeout_s) for row in index),
+    )
+
+
+def _model_status(
+    transport: Transport,
+    row: dict[str, Any],
+    statistics: dict[tuple[str, str], Any],
+    timeout_s: float,
+) -> ModelStatus:
+    name, version = row["name"], row.get("version", "")
+    ready = row.get("state") == "READY"
+    config = transport.ask(Question.CONFIG, name, timeout_s=timeout_s) if ready else {}
+    counts = statistics.get((name, version))
+    return ModelStatus(
+        name=name,
+        version=version,
+        ready=ready,
+        reason=row.get("reason", ""),
+        backend=config.get("backend", ""),
+        served=_served_model(config),
+        statistics=None if counts is None else ModelStatistics.from_json(counts),
+    )
+
+
+def _served_model(config: dict[str, Any]) -> ServedModel | None:
+    try:
+        return ServedModel.from_config(config)
+    except ServerError:
+        return None

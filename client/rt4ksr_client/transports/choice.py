@@ -1,0 +1,77 @@
+"""Which transport an address and a wish lead to."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final, Literal, get_args
+
+from rt4ksr_client.transports.base import Transport
+
+__all__ = ["TransportName", "open_transport"]
+
+TransportName = Literal["auto", "grpc", "http", "shm", "cuda_shm"]
+
+# Each imported only when it is used: none needs what another one does.
+_CLASSES: Final = {
+    "auto": ("rt4ksr_client.transports.auto", "AutoTransport"),
+    "grpc": ("rt4ksr_client.transports.grpc", "GrpcTransport"),
+    "http": ("rt4ksr_client.transports.http", "HttpTransport"),
+    "shm": ("rt4ksr_client.transports.shm", "ShmTransport"),
+    "cuda_shm": ("rt4ksr_client.transports.cuda_shm", "CudaShmTransport"),
+}
+
+_BY_SCHEME: Final[dict[str, dict[str, str]]] = {
+    "": {name: name for name in _CLASSES},
+    "grpc": {name: name for name in _CLASSES if name != "http"},
+    "http": {"auto": "http", "http": "http"},
+    "dns": {"auto": "grpc", "grpc": "grpc"},
+}
+"""For each scheme, what each ``transport`` argument that goes with it means."""
+
+
+def open_transport(url: str, transport: TransportName = "auto") -> Transport:
+    """Return the way to the server or servers of ``url``; nothing is sent yet.
+
+    Args:
+        url: ``host:port``, ``grpc://host:port``, ``http://host:port``, ``dns:///name:port`` (gRPC
+            to every server behind the name), or several of these with commas between.
+        transport: ``auto`` takes what the scheme says, and shared memory instead of gRPC where
+            the server can map this process's memory.
+
+    Raises:
+        ValueError: an address that is not of these forms, or a transport that does not go with it.
+
+    """
+    if transport not in get_args(TransportName):
+        raise ValueError(f"transport must be one of {get_args(TransportName)}, got {transport!r}")
+    ways = [_open_one(part.strip(), transport) for part in url.split(",")]
+    if len(ways) == 1:
+        return ways[0]
+    from rt4ksr_client.transports.fleet import FleetTransport
+
+    return FleetTransport(ways)
+
+
+def _open_one(url: str, transport: str) -> Transport:
+    scheme, address = _parsed(url)
+    means = _BY_SCHEME[scheme].get(transport)
+    if means is None:
+        raise ValueError(f"{url!r}: a {scheme} address does not go with transport {transport!r}")
+    module, name = _CLASSES[means]
+    opened: Transport = getattr(importlib.import_module(module), name)(address)
+    if transport == "auto" and means != "auto":
+        opened.reason = "the address says so"
+    return opened
+
+
+def _parsed(url: str) -> tuple[str, str]:
+    """Return scheme and address."""
+    if url.startswith("dns:///"):
+        return "dns", url
+    scheme, separator, address = url.rpartition("://")
+    if separator and scheme not in ("grpc", "http"):
+        raise ValueError(f"{url!r}: the scheme must be grpc://, http:// or dns:///")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{url!r}: expected an address like 127.0.0.1:8001")
+    return scheme, address

@@ -1,0 +1,70 @@
+"""What can go wrong on the way, as this project's errors: the only place that decides it.
+
+The decision is by status code, never by a message's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from rt4ksr_client.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotReadyError,
+    OverloadedError,
+    ServerError,
+    ServerUnreachableError,
+)
+
+__all__ = ["GRPC_ERRORS", "HTTP_ERRORS", "error_for_grpc", "error_for_http", "error_for_os"]
+
+GRPC_ERRORS: Final[Mapping[str, type[ServerError]]] = MappingProxyType(
+    {
+        "DEADLINE_EXCEEDED": DeadlineExceededError,
+        "FAILED_PRECONDITION": InvalidRequestError,
+        "INVALID_ARGUMENT": InvalidRequestError,
+        "NOT_FOUND": ModelNotReadyError,
+        "OUT_OF_RANGE": InvalidRequestError,
+        "RESOURCE_EXHAUSTED": OverloadedError,
+        "UNAVAILABLE": ServerUnreachableError,
+    }
+)
+"""By the name of gRPC's status code; the others are a plain :class:`ServerError`.
+
+Triton says UNAVAILABLE for a full queue and a model that is still loading too: a transport asks
+the server before it believes :class:`ServerUnreachableError`.
+"""
+
+HTTP_ERRORS: Final[Mapping[int, type[ServerError]]] = MappingProxyType(
+    {
+        400: InvalidRequestError,
+        404: ModelNotReadyError,
+        408: DeadlineExceededError,
+        413: InvalidRequestError,
+        429: OverloadedError,
+        502: ServerUnreachableError,
+        503: ServerUnreachableError,
+        504: DeadlineExceededError,
+    }
+)
+"""By HTTP status; the others are a plain :class:`ServerError`."""
+
+
+def error_for_grpc(code: str, text: str) -> ServerError:
+    """Return the error for a status code's name, e.g. ``UNAVAILABLE``."""
+    kind = GRPC_ERRORS.get(code)
+    return ServerError(f"{code}: {text}") if kind is None else kind(text)
+
+
+def error_for_http(status: int, text: str) -> ServerError:
+    """Return the error for the status of an HTTP response."""
+    kind = HTTP_ERRORS.get(status)
+    return ServerError(f"HTTP {status}: {text}") if kind is None else kind(text)
+
+
+def error_for_os(exc: Exception, text: str) -> ServerError:
+    """Return the error for what a socket or :mod:`http.client` raised."""
+    kind = DeadlineExceededError if isinstance(exc, TimeoutError) else ServerUnreachableError
+    return kind(f"{text}: {exc or type(exc).__name__}")
