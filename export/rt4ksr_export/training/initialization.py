@@ -62,9 +62,8 @@ def _let_pixels_through(network: RT4KSR) -> None:
         weights[f"{norm}.weight"].fill_(gain)
         weights[f"{norm}.bias"].zero_()
     for index in range(a.blocks):
-        bias = _subtract_anchors(weights, f"body.{index}.conv1", anchors, free)
-        bias.copy_(offset + ANCHOR)
-        bias[pixels] += ANCHOR
+        # Pixels return to ANCHOR above their value, anchors to 2 ANCHOR, free features to 0.
+        _subtract_anchors(weights, f"body.{index}.conv1", anchors, free).fill_(2 * ANCHOR)
     bias = _subtract_anchors(weights, "tail.1", anchors, free)
     bias.zero_()
     bias[pixels] += ANCHOR

@@ -129,7 +129,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         self._optimizer.step()
         self._iteration += 1
-        self._loss = value if self._iteration == 1 else 0.99 * self._loss + 0.01 * value
+        self._loss += (1 - self._decay(0.99)) * (value - self._loss)
         self._update_average(parameters)
         return self._loss
 
@@ -140,10 +140,13 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self, parameters: Mapping[str, Tensor]) -> None:
-        # A young average follows fast, so that it never holds the first weights for long.
-        decay = min(self.recipe.ema_decay, (1 + self._iteration) / (10 + self._iteration))
+        decay = self._decay(self.recipe.ema_decay)
         for name, value in parameters.items():
             self._average[name].lerp_(value, 1 - decay)
+
+    def _decay(self, final: float) -> float:
+        """Decay of an average: a young one follows fast, so that it soon forgets its start."""
+        return min(final, (self._iteration - 1) / (self._iteration + 9))
 
     def _keep(self, listener: Listener) -> None:
         averaged = self.averaged()

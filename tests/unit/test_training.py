@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rt4ksr_client.cli import main
+from rt4ksr_client.errors import CheckpointError, PictureError
+from rt4ksr_export.checkpoint import load_network, weights_sha256
+from rt4ksr_export.network import RT4KSR, Architecture
+from rt4ksr_export.training.degradations import PRESETS, Degradation, Video, downscale
+from rt4ksr_export.training.initialization import initial_network
+from rt4ksr_export.training.loop import Trainer
+from rt4ksr_export.training.pictures import PairSource, find_pictures, load_pictures
+from rt4ksr_export.training.recipe import Recipe, load_recipe
+from rt4ksr_export.training.run import LogRow, Run
+from rt4ksr_export.training.validation import Validation
+
+SMALL = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def photographs(photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    whole = Image.open(photograph)
+    for index in range(4):
+        piece = whole.crop((100 + 130 * index, 200, 300 + 130 * index, 380))
+        piece.save(folder / f"{index}.png", compress_level=1)
+    return folder
+
+
+class Heard:
+    """Keeps what a training says."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.losses: list[float] = []
+        self.rows: list[LogRow] = []
+        self._interrupt_at = interrupt_at
+
+    def step(self, iteration: int, loss: float) -> None:
+        self.losses.append(loss)
+        if iteration == self._interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def validated(self, row: LogRow) -> None:
+        self.rows.append(row)
+
+
+def trainer(photographs: Path, run: Path, recipe: Recipe, save_every: int = 4) -> Trainer:
+    pictures = load_pictures(find_pictures([photographs]), 64, lambda *_: None)
+    degradation = PRESETS[recipe.degrade]
+    return Trainer(
+        network=initial_network(Architecture(recipe.scale), recipe.seed),
+        recipe=recipe,
+        source=PairSource(pictures, degradation, recipe.scale, recipe.seed),
+        validation=Validation(pictures[:1], degradation, recipe.scale, recipe.seed),
+        run=Run(run),
+        device=torch.device("cpu"),
+        save_every=save_every,
+    )
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_the_first_network_already_upscales_like_bicubic(scale: int, photograph: Path) -> None:
+    small = Image.open(photograph).crop((300, 200, 396, 296))
+    bicubic = np.asarray(small.resize((96 * scale, 96 * scale), Image.Resampling.BICUBIC)) / 255
+    batch = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)[None].float() / 255
+
+    with torch.inference_mode():
+        upscaled = initial_network(Architecture(scale), seed=4)(batch)[0].permute(1, 2, 0).numpy()
+
+    assert np.corrcoef(upscaled.ravel(), bicubic.ravel())[0, 1] > 0.95
+
+
+def test_an_architecture_too_narrow_for_that_starts_at_random() -> None:
+    architecture = Architecture(2, features=8, blocks=1)
+
+    assert initial_network(architecture, seed=1).architecture == architecture
+
+
+def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
+    photographs: Path, tmp_path: Path
+) -> None:
+    heard = Heard()
+    recipe = Recipe(scale=2, iterations=60, **SMALL)
+
+    assert trainer(photographs, tmp_path, recipe, save_every=30).train(heard)
+
+    assert heard.losses[-1] < 0.9 * heard.losses[0]
+    assert heard.rows[1].psnr_db > heard.rows[0].psnr_db
+    assert [row.iteration for row in Run(tmp_path).rows()] == [30, 60]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "log.csv",
+        "log.png",
+        "preview.png",
+        "state.pt",
+        "weights.safetensors",
+    }
+    assert load_network(tmp_path / "weights.safetensors").architecture == Architecture(2)
+
+
+def test_an_interrupted_training_goes_on_exactly_where_it_was(
+    photographs: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(scale=3, iterations=10, l2_from=0.5, **SMALL)
+    whole = trainer(photographs, tmp_path / "whole", recipe)
+    assert whole.train(Heard())
+
+    first = trainer(photographs, tmp_path / "parts", recipe)
+    assert not first.train(Heard(interrupt_at=6))
+    second = trainer(photographs, tmp_path / "parts", recipe)
+    assert second.iteration == 6
+    assert second.train(Heard())
+
+    assert weights_sha256(second.averaged()) == weights_sha256(whole.averaged())
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_path: Path) -> None:
+    recipe = Recipe(scale=2, iterations=20, **SMALL)
+    training = trainer(photographs, tmp_path, recipe)
+
+    class Poison(Heard):
+        def validated(self, row: LogRow) -> None:
+            with torch.no_grad():
+                training.network.head[0].weight.fill_(torch.nan)
+
+    with pytest.raises(CheckpointError, match="became nan in iteration 5"):
+        training.train(Poison())
+
+    assert torch.isfinite(load_network(tmp_path / "weights.safetensors").head[0].weight).all()
+    assert trainer(photographs, tmp_path, recipe).iteration == 4
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last_one(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(scale=2, iterations=8, **SMALL)
+    training = trainer(photographs, tmp_path, recipe)
+
+    class FullDisk(Heard):
+        def validated(self, row: LogRow) -> None:
+            def full(*_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(CheckpointError, match="No space left"):
+        training.train(FullDisk())
+    monkeypatch.undo()
+
+    assert trainer(photographs, tmp_path, recipe).iteration == 4
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_of_another_recipe_is_refused(photographs: Path, tmp_path: Path) -> None:
+    trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, **SMALL)).train(Heard())
+
+    with pytest.raises(CheckpointError, match=r"another recipe.*seed"):
+        trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, seed=9, **SMALL))
+
+
+def test_pairs_depend_on_seed_and_iteration_alone(photographs: Path) -> None:
+    pictures = load_pictures(find_pictures([photographs]), 64, lambda *_: None)
+    source = PairSource(pictures, PRESETS["jpeg"], 2, seed=3)
+
+    one, again, other = source.batch(7, 2, 16), source.batch(7, 2, 16), source.batch(8, 2, 16)
+
+    np.testing.assert_array_equal(one[0], again[0])
+    np.testing.assert_array_equal(one[1], again[1])
+    assert not np.array_equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_clean_small_patch_is_the_patch_of_the_whole_picture_scaled_down(
+    scale: int, photographs: Path
+) -> None:
+    """No border effects: the margin around a patch is really enough."""
+    pictures = load_pictures(find_pictures([photographs]), 64, lambda *_: None)
+    source = PairSource(pictures, Degradation(clean_share=1.0), scale, seed=1)
+
+    small, large = source.batch(0, 4, 16)
+
+    for one_small, one_large in zip(small, large, strict=True):
+        again = np.asarray(downscale(Image.fromarray(one_large), scale))
+        np.testing.assert_array_equal(again[3:-3, 3:-3], one_small[3:-3, 3:-3])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_keeps_size_and_content_and_changes_pixels(
+    name: str, photograph: Path
+) -> None:
+    large = Image.open(photograph).crop((300, 100, 428, 228))
+    clean = np.asarray(downscale(large, 2)).astype(float)
+    rng = np.random.default_rng(2)
+
+    worse = [np.asarray(PRESETS[name](large, 2, rng)).astype(float) for _ in range(8)]
+
+    errors = [float(np.abs(picture - clean).mean()) for picture in worse]
+    assert all(picture.shape == clean.shape for picture in worse)
+    assert max(errors) < 16
+    assert (max(errors) > 0.5) == (name != "clean")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_video_takes_odd_sizes_and_gets_worse_with_the_rate_factor(
+    codec: str, photograph: Path
+) -> None:
+    picture = Image.open(photograph).crop((300, 100, 363, 161))
+    rng = np.random.default_rng(1)
+    pixels = np.asarray(picture).astype(float)
+
+    errors = [
+        float(np.abs(np.asarray(Video(codec, crf, crf)(picture, rng)) - pixels)[:-1, :-1].mean())
+        for crf in (12, 40)
+    ]
+
+    assert errors[0] < errors[1]
+    assert errors[0] < 8
+
+
+def test_unusable_pictures_are_said_and_the_rest_is_used(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes((photographs / "0.png").read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (30, 200)).save(tmp_path / "narrow.png")
+    said: dict[str, str] = {}
+
+    pictures = load_pictures(
+        find_pictures([tmp_path]), 64, lambda path, reason: said.update({path.name: reason})
+    )
+
+    assert len(pictures) == 1
+    assert set(said) == {"broken.png", "narrow.png"}
+    assert "smaller than a patch of 64" in said["narrow.png"]
+
+
+def test_an_empty_folder_and_one_without_a_usable_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no pictures in"):
+        find_pictures([tmp_path])
+    Image.new("RGB", (8, 8)).save(tmp_path / "tiny.png")
+    with pytest.raises(PictureError, match="none of 1 pictures can be used"):
+        load_pictures(find_pictures([tmp_path]), 64, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("scale = 2\nspeed = 3", "unknown setting speed"),
+        ("scale = 2\npatch_px = 15", "even sides"),
+        ("scale = 2\ndegrade = 'rain'", "degrade must be one of"),
+        ("scale = ", "recipe.toml"),
+        ("scale = 2\nlearning_rate = -1.0", "must be positive"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+
+    with pytest.raises(CheckpointError, match=said):
+        load_recipe(path)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    recipe = Recipe(scale=2, iterations=1000, warmup=10, decay_from=0.5, learning_rate=1.0)
+
+    rates = [recipe.learning_rate_at(i) for i in (0, 9, 500, 750, 999)]
+
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.505, 0.01], abs=1e-4)
+
+
+def test_training_and_fine_tuning_from_the_command_line(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("\n".join(f"{name} = {value}" for name, value in SMALL.items()))
+    common = ["--data", str(photographs), "--recipe", str(recipe), "--iterations", "2"]
+
+    for extra, name in ((["--scale", "2"], "a"), (["--scale", "2", "--init", "rt4ksr_x2"], "b")):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *common, *extra, "-o", str(tmp_path / f"{name}.safetensors")])
+        assert not ended.value.code
+        assert load_network(tmp_path / f"{name}.safetensors").architecture == Architecture(2)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *common, "--scale", "3", "--init", "rt4ksr_x2", "-o", str(tmp_path / "c")])
+    assert ended.value.code == 1
+    assert "for x2, not x3" in capsys.readouterr().err
+
+
+def test_an_authors_checkpoint_can_be_fine_tuned(
+    authors_checkpoint: Path, photographs: Path, tmp_path: Path
+) -> None:
+    network = load_network(authors_checkpoint)
+    assert isinstance(network, RT4KSR)
+    recipe = Recipe(scale=network.architecture.scale, iterations=1, **SMALL)
+    training = trainer(photographs, tmp_path, recipe)
+    training.network.load_state_dict(network.state_dict())
+
+    assert training.train(Heard())
