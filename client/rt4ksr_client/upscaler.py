@@ -116,13 +116,13 @@ class Upscaler:
 
         With several servers, those in use: ``shm+grpc``. Asks the server if nothing did so yet.
         """
-        self.served_model  # noqa: B018 - the first question decides
+        self._transport.decide(timeout_s=self._timeout_s)
         return self._transport.name
 
     @property
     def transport_reason(self) -> str:
         """Why :attr:`transport_name` was chosen, for people."""
-        self.served_model  # noqa: B018 - the first question decides
+        self._transport.decide(timeout_s=self._timeout_s)
         return self._transport.reason
 
     def status(self) -> ServerStatus:

@@ -57,6 +57,10 @@ class AutoTransport(Transport):
         transport = self._choose(deadline)
         return transport.ask(question, model, timeout_s=deadline.required_s(self.address))
 
+    def decide(self, *, timeout_s: float) -> None:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        self._choose(Deadline(timeout_s))
+
     def close(self) -> None:
         """Close what was chosen."""
         if self._chosen is not None:

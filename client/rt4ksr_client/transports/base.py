@@ -118,6 +118,9 @@ class Transport(abc.ABC):
     def close(self) -> None:
         """Release connections and memory. Calling it twice is harmless."""
 
+    def decide(self, *, timeout_s: float) -> None:  # noqa: B027 - nothing to decide is usual
+        """Settle :attr:`name` and :attr:`reason`, which may take a question to the server."""
+
     def served_model(self, model: str, *, timeout_s: float) -> ServedModel:
         """Ask the server what ``model`` is."""
         return ServedModel.from_config(self.ask(Question.CONFIG, model, timeout_s=timeout_s))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,18 @@ class FleetTransport(Transport):
         with self._turn() as transport:
             return transport.ask(question, model, timeout_s=timeout_s)
 
+    def decide(self, *, timeout_s: float) -> None:
+        """See :class:`~rt4ksr_client.transports.base.Transport`; skips servers that are down."""
+        for member in self._members:
+            with contextlib.suppress(ServerUnreachableError):
+                member.transport.decide(timeout_s=timeout_s)
+
     def close(self) -> None:
         """Close every transport."""
         for member in self._members:
             member.transport.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _turn(self) -> Iterator[Transport]:
         member = self._take()
         try:

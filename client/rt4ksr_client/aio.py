@@ -1,0 +1,153 @@
+"""The SDK's door for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.pipeline import check_in_flight
+from rt4ksr_client.status import ServerStatus
+from rt4ksr_client.tiling import MAX_REQUEST_PX
+from rt4ksr_client.transports import ServedModel, TransportName
+from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AsyncUpscaler"]
+
+MAX_THREADS = 16
+
+Picture = TypeVar("Picture", NDArray[Any], Image.Image)
+Answer = TypeVar("Answer")
+
+
+class AsyncUpscaler:
+    """:class:`~rt4ksr_client.Upscaler` for asyncio; the same arguments, results and errors.
+
+    Every call runs in a thread of a small pool, on purpose: preparing, copying and receiving 31 MB
+    a frame would stop the event loop for tens of milliseconds. Calls beyond 16 wait their turn;
+    their deadline begins when they are sent. Cancelling a task ends its call to the server.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        scale: int | None = None,
+        model: str | None = None,
+        transport: TransportName = "auto",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_request_px: int = MAX_REQUEST_PX,
+    ) -> None:
+        self._upscaler = Upscaler(
+            url,
+            scale=scale,
+            model=model,
+            transport=transport,
+            timeout_s=timeout_s,
+            max_request_px=max_request_px,
+        )
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "rt4ksr-async")
+
+    async def __aenter__(self) -> Self:
+        """Return self."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """See :meth:`Upscaler.close`."""
+        await asyncio.to_thread(self._close)
+
+    @property
+    def served_model(self) -> Awaitable[ServedModel]:
+        """See :attr:`Upscaler.served_model`; to be awaited."""
+        return self._run(self._upscaler._served_model)
+
+    @property
+    def transport_name(self) -> Awaitable[str]:
+        """See :attr:`Upscaler.transport_name`; to be awaited."""
+        return self._run(lambda _: self._upscaler.transport_name)
+
+    @property
+    def transport_reason(self) -> Awaitable[str]:
+        """See :attr:`Upscaler.transport_reason`; to be awaited."""
+        return self._run(lambda _: self._upscaler.transport_reason)
+
+    async def status(self) -> ServerStatus:
+        """See :meth:`Upscaler.status`."""
+        return await self._run(lambda _: self._upscaler.status())
+
+    @overload
+    async def upscale(self, image: NDArray[Any]) -> Frame: ...
+    @overload
+    async def upscale(self, image: Image.Image) -> Image.Image: ...
+    async def upscale(self, image: NDArray[Any] | Image.Image) -> Frame | Image.Image:
+        """See :meth:`Upscaler.upscale`."""
+        upscaled: Frame | Image.Image = await self._run(
+            lambda cancellation: self._upscaler._upscale(image, cancellation)
+        )
+        return upscaled
+
+    async def map(
+        self,
+        images: Iterable[Picture] | AsyncIterable[Picture],
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> AsyncGenerator[Picture, None]:
+        """See :meth:`Upscaler.map`; ``images`` may be an asynchronous iterable too."""
+        check_in_flight(in_flight)
+        pending: deque[asyncio.Task[Any]] = deque()
+        try:
+            async with aclosing(_each(images)) as each:
+                async for image in each:
+                    pending.append(asyncio.ensure_future(self.upscale(image)))
+                    del image  # a frame lives no longer than its work
+                    if len(pending) == in_flight:
+                        yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _run(self, work: Callable[[Cancellation], Answer]) -> Answer:
+        cancellation = Cancellation()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancellation)
+        try:
+            return await future
+        finally:
+            cancellation.cancel()
+
+    def _close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._upscaler.close()
+
+
+async def _each(
+    images: Iterable[Picture] | AsyncIterable[Picture],
+) -> AsyncGenerator[Picture, None]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image
