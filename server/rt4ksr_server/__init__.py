@@ -5,6 +5,7 @@
 ...     print(server.grpc_url)
 """
 
+from rt4ksr_server.options import default_repository
 from rt4ksr_server.triton_server import TritonServer
 
-__all__ = ["TritonServer"]
+__all__ = ["TritonServer", "default_repository"]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Final
 
 import click
 
+from rt4ksr_server.options import default_repository
 from rt4ksr_server.triton_server import TritonServer
 
 __all__ = ["serve"]
 
-_DEFAULT_REPOSITORY: Final = "model_repository"
 _PORT = click.IntRange(0, 65535)
 
 
@@ -21,7 +20,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path),
-    help="Folder of models.  [default: ./model_repository, else the checkout's]",
+    help="Folder of models.  [default: ./model_repository, else the one shipped]",
 )
 @click.option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 opens it to everyone.")
 @click.option("--grpc-port", type=_PORT, default=8001, help="0 picks a free port.")
@@ -62,7 +61,7 @@ def serve(
     rt4ksr serve --model-repository my_repository -- --model-config-name=fast
     """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace
     server = TritonServer(
-        model_repository or _default_repository(),
+        model_repository or default_repository(),
         host=host,
         grpc_port=grpc_port,
         http_port=http_port,
@@ -83,12 +82,6 @@ def serve(
             server.wait()
     except KeyboardInterrupt:
         click.echo("stopped")
-
-
-def _default_repository() -> Path:
-    here = Path(_DEFAULT_REPOSITORY)
-    checkout = Path(__file__).parents[2] / _DEFAULT_REPOSITORY
-    return checkout if checkout.is_dir() and not here.is_dir() else here
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from rt4ksr_client.errors import ServerStartError
 
-__all__ = ["SERVICES", "ServerOptions"]
+__all__ = ["SERVICES", "ServerOptions", "default_repository"]
 
 SERVICES: Final = ("grpc", "http", "metrics")
 
@@ -86,3 +86,11 @@ def _check_repository(path: Path) -> None:
         raise ServerStartError(f"model repository {path} cannot be read")
     if not any(entry.is_dir() for entry in path.iterdir()):
         raise ServerStartError(f"model repository {path} holds no model folder")
+
+
+def default_repository() -> Path:
+    """Return ``model_repository`` in the current folder, else the one this project ships."""
+    name = "model_repository"
+    package = Path(__file__).parent
+    candidates = [Path(name), package / name, package.parents[1] / name]  # installed, checkout
+    return next((path for path in candidates if path.is_dir()), Path(name))

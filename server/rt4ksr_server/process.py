@@ -20,7 +20,7 @@ from rt4ksr_server.installation import Installation
 
 __all__ = ["TAIL_LINES", "SupervisedProcess"]
 
-TAIL_LINES: Final = 200
+TAIL_LINES: Final = 1000
 _GRACE_S: Final = 3.0
 """How much longer than ``--exit-timeout-secs`` tritonserver may take to end its models."""
 

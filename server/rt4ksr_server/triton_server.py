@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -24,6 +25,7 @@ __all__ = ["TritonServer"]
 _ATTEMPTS: Final = 3
 _POLL_INTERVAL_S: Final = 0.05
 _SHOWN_LINES: Final = 30
+_HELP: Final = "Usage: tritonserver"
 _UNTELLING: Final = re.compile(r"I\d{4} |[|+]|Error: Failed to initialize NVML")
 
 
@@ -191,8 +193,8 @@ def _end_of(process: SupervisedProcess, status: int) -> str:
 
 
 def _last_lines(process: SupervisedProcess) -> str:
-    tail = process.tail()
-    # What went wrong is rarely among the tables and the notices that follow it.
+    # What went wrong is rarely among the tables, the notices and the help that follow it.
+    tail = list(itertools.takewhile(lambda line: not line.startswith(_HELP), process.tail()))
     telling = [line for line in tail if line and not _UNTELLING.match(line)]
     lines = (telling or tail)[-_SHOWN_LINES:]
     return "; its last lines:\n" + "\n".join(lines) if lines else ", without a word"

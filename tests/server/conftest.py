@@ -1,103 +1,16 @@
-"""A real tritonserver on tiny nearest-neighbour models.
-
-They keep the wire contract of the real models (names, types, shapes, even sizes only) and cost next
-to nothing, so that a test sees the serving and not the network.
-"""
-
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-import onnx.parser
 import pytest
-from google.protobuf import text_format
+from nearest_models import nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
-from rt4ksr_client import __version__, contract
-from rt4ksr_client.contract import MODELS, ModelSpec, Parameter
+from rt4ksr_client.contract import MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 
-# The reshapes before `even` copy nothing; they fail where a side is odd.
-_NEAREST = """
-<ir_version: 8, opset_import: ["": 17]>
-nearest (uint8[batch, height, width, {channels}] {image})
-    => (uint8[batch, large_height, large_width, {channels}] {upscaled})
-<int64[4] pairs = {{0, 0, -1, {pair}}}, int64[4] wide_shape = {{0, 0, -1, {channels}}},
- int64[2] rows = {{0, -1}}, int64[1] pair = {{{pair}}}, int64[1] channels = {{{channels}}}>
-{{
-    shape = Shape({image})
-    width = Shape <start=2, end=3> ({image})
-    by_columns = Reshape({image}, pairs)
-    halved = Concat <axis=0> (rows, width, pair)
-    by_rows = Reshape(by_columns, halved)
-    even = Reshape(by_rows, shape)
-    doubled = Concat <axis=3> ({columns})
-    wide = Reshape(doubled, wide_shape)
-    wide_width = Shape <start=2, end=3> (wide)
-    large_shape = Concat <axis=0> (rows, wide_width, channels)
-    tall = Concat <axis=2> ({rows})
-    {upscaled} = Reshape(tall, large_shape)
-}}
-"""
-
 RepositoryFactory = Callable[..., Path]
-
-
-def nearest(image: npt.NDArray[np.uint8], scale: int) -> npt.NDArray[np.uint8]:
-    """What a nearest model answers: uint8 ``(N, H, W, C)`` to ``(N, s*H, s*W, C)``."""
-    return image.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
-def nearest_graph(scale: int) -> onnx.ModelProto:
-    """An ONNX nearest-neighbour upscaler under the wire contract."""
-    text = _NEAREST.format(
-        image=contract.INPUT_NAME,
-        upscaled=contract.OUTPUT_NAME,
-        channels=contract.CHANNELS,
-        pair=contract.SIZE_MULTIPLE_PX * contract.CHANNELS,
-        columns=", ".join(["even"] * scale),
-        rows=", ".join(["wide"] * scale),
-    )
-    model = onnx.parser.parse_model(text)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2.ModelConfig:
-    """A config for :func:`nearest_graph`, with the parameters a client reads."""
-    dims = [-1, -1, contract.CHANNELS]
-    values = {
-        Parameter.SCALE: spec.scale,
-        Parameter.SIZE_MULTIPLE: contract.SIZE_MULTIPLE_PX,
-        Parameter.HALO: contract.HALO_PX,
-        Parameter.WEIGHTS_SHA256: hashlib.sha256(spec.name.encode()).hexdigest(),
-        Parameter.PROJECT_VERSION: __version__,
-    }
-    config = model_config_pb2.ModelConfig(
-        name=spec.name, backend="onnxruntime", max_batch_size=max_batch_size
-    )
-    config.input.add(name=contract.INPUT_NAME, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
-    config.output.add(name=contract.OUTPUT_NAME, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
-    config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)
-    config.dynamic_batching.max_queue_delay_microseconds = 0
-    for key, value in values.items():
-        config.parameters[key].string_value = str(value)
-    return config
-
-
-def write_model(
-    repository: Path, config: model_config_pb2.ModelConfig, graph: onnx.ModelProto
-) -> None:
-    """Add a model folder to ``repository``, as an exporter does."""
-    version = repository / config.name / "1"
-    version.mkdir(parents=True)
-    (version / "model.onnx").write_bytes(graph.SerializeToString())
-    (repository / config.name / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
 @pytest.fixture(scope="session")

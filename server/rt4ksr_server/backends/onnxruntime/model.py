@@ -138,10 +138,7 @@ class TritonPythonModel:
         try:
             outputs: Sequence[Array] = self._session.run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
-            reason = (
-                str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2].strip()
-            )
-            raise _RefusedError(f"the model cannot be run on {shapes}: {reason}") from error
+            raise _RefusedError(f"{shapes} cannot be run: {_reason(error)}") from error
         return outputs
 
 

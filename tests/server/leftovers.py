@@ -1,0 +1,50 @@
+"""What a tritonserver could leave behind, looked up without its own help."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+
+def server_name(http_url: str) -> str:
+    """The unique name it was given, which its shared memory regions start with."""
+    with urllib.request.urlopen(f"http://{http_url}/v2", timeout=5) as answer:
+        return str(json.load(answer)["name"])
+
+
+def regions(name: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{name}*"))
+
+
+def scratch_folder(pid: int) -> Path:
+    """The temporary folder with its backends, read from its command line."""
+    flags = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next(Path(f.partition("=")[2]) for f in flags if f.startswith("--backend-directory="))
+
+
+def stub_pids(pid: int) -> list[int]:
+    """The Python stubs of the tritonserver ``pid``."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").parent.parent.glob("*/children")
+    return [int(child) for file in children for child in file.read_text().split()]
+
+
+def group_is_gone(pid: int) -> bool:
+    """Whether neither tritonserver ``pid`` nor any of its stubs is left, not even as a zombie."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def becomes_true(condition: Callable[[], object], timeout_s: float = 15.0) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True

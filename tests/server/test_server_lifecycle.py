@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RepositoryFactory
+from leftovers import (
+    becomes_true,
+    group_is_gone,
+    regions,
+    scratch_folder,
+    server_name,
+    stub_pids,
+)
+from nearest_models import infer, nearest
+
+from rt4ksr_client.contract import MODELS
+from rt4ksr_client.errors import ServerError, ServerStartError
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+X2 = MODELS["rt4ksr_x2"]
+IMAGE = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+
+# Starts a server from a thread that then ends, as a framework's worker thread might.
+ORPHAN = """
+import sys, threading, time
+from rt4ksr_server import TritonServer
+server = TritonServer(sys.argv[1])
+starter = threading.Thread(target=server.start)
+starter.start()
+starter.join()
+print(server.pid, server.http_url, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_stopped_server_leaves_no_process_no_shared_memory_and_no_file(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    with TritonServer(nearest_repository([X2])) as server:
+        pid, name, scratch = server.pid, server_name(server.http_url), scratch_folder(server.pid)
+        assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+        assert stub_pids(pid)
+        assert regions(name)
+        assert scratch.is_dir()
+    assert group_is_gone(pid)
+    assert not regions(name)
+    assert not scratch.exists()
+    server.stop()  # twice is harmless
+
+
+def test_killing_the_program_that_started_it_leaves_nothing(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    command = [sys.executable, "-c", ORPHAN, str(nearest_repository([X2]))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        pid_text, http_url = program.stdout.readline().split()
+        pid, name = int(pid_text), server_name(http_url)
+        scratch = scratch_folder(pid)
+        time.sleep(0.5)  # the thread that started it is long gone: it has to be still there
+        assert stub_pids(pid)
+        program.kill()
+    assert becomes_true(lambda: group_is_gone(pid) and not regions(name) and not scratch.exists())
+
+
+def test_killing_its_supervisor_kills_it_and_its_stubs(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    with TritonServer(nearest_repository([X2])) as server:
+        name, scratch = server_name(server.http_url), scratch_folder(server.pid)
+        os.kill(int(Path(f"/proc/{server.pid}/stat").read_text().split()[3]), signal.SIGKILL)
+        with pytest.raises(ServerError, match="tritonserver ended with status"):
+            server.wait()
+        assert becomes_true(lambda: group_is_gone(server.pid))
+    for region in regions(name):  # the one thing nobody is left to remove
+        region.unlink()
+    subprocess.run(["rm", "-r", str(scratch)], check=True)
+
+
+def test_stopping_lets_a_request_in_flight_finish(nearest_repository: RepositoryFactory) -> None:
+    def wait_in_the_queue(config: object) -> None:
+        config.dynamic_batching.max_queue_delay_microseconds = 1_500_000  # type: ignore[attr-defined]
+
+    server = TritonServer(nearest_repository([X2], edit=wait_in_the_queue))
+    with ThreadPoolExecutor(1) as pool, server:
+        answer = pool.submit(infer, server, X2.name, IMAGE)
+        assert becomes_true(lambda: _pending_requests(server) == 1)
+        server.stop()
+        assert np.array_equal(answer.result(timeout=5), nearest(IMAGE, 2))
+
+
+def _pending_requests(server: TritonServer) -> int:
+    with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    match = re.search(r"^nv_inference_pending_request_count{.*} (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def test_two_servers_on_one_machine_do_not_see_each_other(
+    nearest_server: TritonServer, nearest_repository: RepositoryFactory
+) -> None:
+    x3 = MODELS["rt4ksr_x3"]
+    with TritonServer(nearest_repository([x3])) as other:
+        assert other.grpc_url != nearest_server.grpc_url
+        assert np.array_equal(infer(other, x3.name, IMAGE), nearest(IMAGE, 3))
+        with pytest.raises(Exception, match="unknown model"):
+            infer(other, X2.name, IMAGE)
+    assert np.array_equal(infer(nearest_server, X2.name, IMAGE), nearest(IMAGE, 2))
+
+
+def test_a_further_flag_reaches_tritonserver_and_its_log_the_caller(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    lines: list[str] = []
+    flags = ("--model-control-mode=explicit", f"--load-model={X2.name}")
+    with TritonServer(nearest_repository(), extra_args=flags, log=lines.append) as server:
+        assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+        with pytest.raises(Exception, match="rt4ksr_x3"):
+            infer(server, "rt4ksr_x3", IMAGE)
+        assert any("loading: rt4ksr_x2" in line for line in lines)
+        assert server.log_tail(3) == "\n".join(lines[-3:])
+
+
+def test_a_log_that_fails_does_not_stop_the_server(nearest_repository: RepositoryFactory) -> None:
+    def fails(line: str) -> None:
+        raise BrokenPipeError
+
+    with TritonServer(nearest_repository([X2]), log=fails) as server:
+        assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+        assert "rt4ksr_x2" in server.log_tail(200)
+
+
+def test_a_service_can_be_turned_off(nearest_repository: RepositoryFactory) -> None:
+    with TritonServer(nearest_repository([X2]), http_port=None, metrics_port=None) as server:
+        assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+        with pytest.raises(ServerError, match="does not serve http"):
+            _ = server.http_url
+
+
+def test_a_port_in_use_is_named_before_anything_starts(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerStartError, match=f"http on port {port} of 127.0.0.1: Address"):
+            TritonServer(nearest_repository([X2]), http_port=port).start()
+
+
+def test_a_free_port_lost_while_starting_is_replaced(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    thieves: list[socket.socket] = []
+
+    def take_its_port(line: str) -> None:
+        if not thieves:
+            host, port = server.http_url.split(":")
+            thieves.append(socket.create_server((host, int(port))))
+
+    server = TritonServer(nearest_repository([X2]), log=take_its_port)
+    with server:
+        assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+        assert not server.http_url.endswith(f":{thieves[0].getsockname()[1]}")
+    thieves[0].close()
+
+
+def test_a_server_that_dies_at_start_up_says_why(nearest_repository: RepositoryFactory) -> None:
+    repository = nearest_repository([X2])
+    (repository / X2.name / "1" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ServerStartError, match=r"ended with status 1.*\n(.*\n)*.*model\.onnx"):
+        TritonServer(repository).start()
+
+
+def test_an_unknown_flag_says_so(nearest_repository: RepositoryFactory) -> None:
+    with pytest.raises(ServerStartError, match=r"unrecognized option .--no-such-flag"):
+        TritonServer(nearest_repository([X2]), extra_args=("--no-such-flag=1",)).start()
+
+
+def test_a_server_that_takes_too_long_is_given_up_and_leaves_nothing(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    before = set(threading.enumerate())
+    server = TritonServer(nearest_repository([X2]), start_timeout_s=0.1)
+    with pytest.raises(ServerStartError, match=r"not ready within 0\.1 s"):
+        server.start()
+    assert set(threading.enumerate()) == before
+    with pytest.raises(ServerError, match="not been started"):
+        _ = server.pid
+
+
+def test_a_binary_that_is_no_program_is_refused(nearest_repository: RepositoryFactory) -> None:
+    with pytest.raises(ServerStartError, match="is not a program"):
+        TritonServer(nearest_repository([X2]), binary=__file__).start()
+
+
+def test_a_binary_that_cannot_be_executed_is_an_error(
+    nearest_repository: RepositoryFactory, tmp_path: Path
+) -> None:
+    script = tmp_path / "tritonserver"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(ServerStartError, match=r"cannot run .*tritonserver: No such file"):
+        TritonServer(nearest_repository([X2]), binary=script).start()
