@@ -136,10 +136,13 @@ def _measure(candidates: Candidates, rounds: int) -> Mapping[str, list[float]]:
     for run in candidates.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in track(range(rounds), "measuring", transient=True):
-        for name, run in candidates.items():
+    names = list(candidates)
+    for index in track(range(rounds), "measuring", transient=True):
+        # The next round starts with the next candidate: none always follows the same other one.
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
             start_s = perf_counter()
-            run()
+            candidates[name]()
             times[name].append(perf_counter() - start_s)
     return times
 
