@@ -51,7 +51,7 @@ def export(
     is_train: bool,
     rep: bool,
 ) -> None:
-    r"""Turn weights into a model repository that tritonserver serves.
+    """Turn weights into a model repository that tritonserver serves.
 
     \b
     rt4ksr export                                              every shipped model
@@ -60,7 +60,7 @@ def export(
 
     The network is fused, written as ONNX (uint8 frames in, uint8 frames out) and compared with
     the network it came from; what does not agree is not published.
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     wanted = None if scale is None else int(scale)
     for spec, network in _jobs(weights, wanted, model):
         agreement = export_model(network, spec, output)

@@ -72,7 +72,7 @@ def evaluate_command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Measure PSNR and SSIM beside bicubic interpolation.
+    """Measure PSNR and SSIM beside bicubic interpolation.
 
     \b
     rt4ksr evaluate --data photos/ --scale 2
@@ -81,7 +81,7 @@ def evaluate_command(
 
     Each picture is scaled down (Pillow's bicubic, antialiased), kept as it is or as JPEG 90 or 75,
     and upscaled. 8-bit values; a border of twice the scale is cut off; Y is BT.601's.
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     console = Console(stderr=True)
     paths = find_pictures(data)
     with ExitStack() as stack:

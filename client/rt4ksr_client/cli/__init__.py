@@ -82,12 +82,12 @@ def _load(name: str, row: CommandRow) -> click.Command:
 @click.version_option(rt4ksr_client.__version__, prog_name="rt4ksr")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    r"""Real-time 4K super-resolution, served: RT4KSR on NVIDIA Triton.
+    """Real-time 4K super-resolution, served: RT4KSR on NVIDIA Triton.
 
     \b
     rt4ksr serve                               a Triton server on this host, until Ctrl-C
     rt4ksr upscale in.jpg out.png --scale 2    in another terminal
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from rt4ksr_client.before_after import before_after
 from rt4ksr_client.cli.upscale import SCALES
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.upscaler import Upscaler
-from rt4ksr_server import TritonServer
+from rt4ksr_server import TritonServer, default_repository
 
 
 @click.command()
@@ -31,20 +31,19 @@ from rt4ksr_server import TritonServer
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("model_repository"),
-    show_default=True,
+    help="Default: ./model_repository, else the one that came with this package.",
 )
-def demo(source: Path, scale: str, output: Path, model_repository: Path) -> None:
-    r"""Start a real tritonserver, upscale SOURCE, stop the server, show the result.
+def demo(source: Path, scale: str, output: Path, model_repository: Path | None) -> None:
+    """Start a real tritonserver, upscale SOURCE, stop the server, show the result.
 
     \b
     rt4ksr demo holiday.jpg
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     stages = _Stages()
     with stages.timed("decode"):
         image = open_picture(source)
     output.mkdir(parents=True, exist_ok=True)
-    upscaled = _served(image, int(scale), model_repository, stages)
+    upscaled = _served(image, int(scale), model_repository or default_repository(), stages)
     large, comparison = output / f"{source.stem}_x{scale}.png", output / "before_after.png"
     with stages.timed("encode as PNG"):
         save_picture(upscaled, large)

@@ -26,14 +26,14 @@ SCALES = click.Choice([str(scale) for scale in sorted(DEFAULT_MODELS)])
     help="Seconds to wait for the server's answer.",
 )
 def upscale(source: Path, target: Path, scale: str, url: str, timeout_s: float) -> None:
-    r"""Upscale the picture SOURCE on a server and write TARGET.
+    """Upscale the picture SOURCE on a server and write TARGET.
 
     \b
     rt4ksr upscale in.jpg out.png              x2: 1080p becomes 4K
     rt4ksr upscale in.jpg out.jpg --scale 3    x3: 720p becomes 4K
 
     TARGET's suffix chooses the format. A running server is needed: 'rt4ksr serve'.
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     image = open_picture(source)
     with Upscaler(url, scale=int(scale), timeout_s=timeout_s) as upscaler:
         upscaled = upscaler.upscale(image)

@@ -95,7 +95,7 @@ def train(
     run_folder: Path | None,
     threads: int | None,
 ) -> None:
-    r"""Train or fine-tune weights on a folder of pictures.
+    """Train or fine-tune weights on a folder of pictures.
 
     \b
     rt4ksr train --data photos/ --scale 2 -o my_x2.safetensors
@@ -103,7 +103,7 @@ def train(
     rt4ksr export --weights my_x2.safetensors -o my_repository
 
     Ctrl-C saves and stops; the same command goes on exactly there. A GPU is used if there is one.
-    """
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if threads:
         torch.set_num_threads(threads)
     settings = _recipe(recipe, scale, degrade, iterations, seed)
