@@ -77,7 +77,9 @@ class HttpTransport(Transport):
         content = np.ascontiguousarray(batch)
         header = _inference_header(content)
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        request = _Request("POST", path, (header, content.data), {_HEADER_LENGTH: str(len(header))})
+        request = _Request(
+            "POST", path, (header, content.data.cast("B")), {_HEADER_LENGTH: str(len(header))}
+        )
         try:
             return self._exchange(request, _read_batch, Deadline(timeout_s), cancellation)
         except ServerError as exc:

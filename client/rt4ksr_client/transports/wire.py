@@ -7,9 +7,11 @@ and a response is taken apart where it lies. Format: https://protobuf.dev/progra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
@@ -52,15 +54,15 @@ def decode_response(message: bytes) -> Frame:
             content = memoryview(message)[content_start:end]
         else:
             header += message[start:end]
-    response = service_pb2.ModelInferResponse.FromString(bytes(header))
-    shapes = [tuple(out.shape) for out in response.outputs if out.name == OUTPUT_NAME]
     try:
+        response = service_pb2.ModelInferResponse.FromString(bytes(header))
+        shapes = [tuple(out.shape) for out in response.outputs if out.name == OUTPUT_NAME]
         return np.frombuffer(content, np.uint8).reshape(shapes[0])
-    except (IndexError, ValueError) as exc:
+    except (DecodeError, IndexError, ValueError) as exc:
         raise ServerError(f"the server's response holds no picture: {exc}") from exc
 
 
-def _fields(message: bytes) -> Any:
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yield ``(field, start, end, content_start)`` of each top-level field, all by length."""
     start = 0
     while start < len(message):

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+
+from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotReadyError,
+    OverloadedError,
+    ServerError,
+    ServerUnreachableError,
+    WrongScaleError,
+)
+from rt4ksr_client.retry import Backoff, Retries
+
+QUICK = Backoff(first_s=0.001, longest_s=0.01)
+
+
+class Failing:
+    """Fails ``times`` times, then answers with the number of attempts."""
+
+    def __init__(self, error: type[ServerError], times: int) -> None:
+        self.error = error
+        self.times = times
+        self.attempts = 0
+
+    def __call__(self, timeout_s: float) -> int:
+        self.attempts += 1
+        if self.attempts <= self.times:
+            raise self.error("no")
+        return self.attempts
+
+
+def run(attempt: Failing, retries: Retries, timeout_s: float = 5.0) -> int:
+    return retries.run(attempt, Deadline(timeout_s), None, "test")
+
+
+def test_pauses_grow_to_their_limit_with_jitter() -> None:
+    draws = [list(itertools.islice(Backoff(0.1, 2.0, 0.5).pauses_s(), 6)) for _ in range(200)]
+
+    for pauses in draws:
+        for pause, top in zip(pauses, [0.1, 0.2, 0.4, 0.5, 0.5, 0.5], strict=True):
+            assert top / 2 <= pause <= top
+    assert len({pauses[0] for pauses in draws}) > 100
+
+
+@pytest.mark.parametrize("wrong", [(0, 2, 1), (2, 2, 1), (0.1, 0.5, 1), (-1, 2, 1)])
+def test_pauses_that_do_not_grow_are_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="grow"):
+        Backoff(*wrong)
+
+
+def test_an_overloaded_server_is_asked_until_it_answers() -> None:
+    assert run(Failing(OverloadedError, 20), Retries(QUICK)) == 21
+
+
+def test_never_beyond_the_deadline() -> None:
+    overloaded = Failing(OverloadedError, 10**9)
+    begin_s = time.monotonic()
+
+    with pytest.raises(OverloadedError):
+        run(overloaded, Retries(QUICK), timeout_s=0.2)
+
+    assert time.monotonic() - begin_s < 0.25
+    assert overloaded.attempts > 5
+
+
+def test_each_attempt_is_given_the_time_that_is_left() -> None:
+    given: list[float] = []
+
+    def attempt(timeout_s: float) -> None:
+        given.append(timeout_s)
+        if len(given) < 4:
+            time.sleep(0.02)
+            raise OverloadedError("no")
+
+    Retries(QUICK).run(attempt, Deadline(1.0), None, "test")
+
+    assert given[0] <= 1.0
+    assert all(later <= earlier - 0.02 for earlier, later in itertools.pairwise(given))
+
+
+def test_a_deadline_that_has_passed_allows_no_attempt() -> None:
+    attempt = Failing(OverloadedError, 0)
+
+    with pytest.raises(DeadlineExceededError, match="within 0 s"):
+        run(attempt, Retries(QUICK), timeout_s=0.0)
+    assert attempt.attempts == 0
+
+
+@pytest.mark.parametrize("error", [ServerUnreachableError, ModelNotReadyError])
+def test_at_first_contact_a_silent_server_is_given_up_soon(error: type[ServerError]) -> None:
+    silent = Failing(error, 10**9)
+
+    with pytest.raises(error):
+        run(silent, Retries(QUICK, first_contact_attempts=3))
+    assert silent.attempts == 3
+
+
+@pytest.mark.parametrize("error", [ServerUnreachableError, ModelNotReadyError])
+def test_a_server_that_has_answered_is_waited_for(error: type[ServerError]) -> None:
+    retries = Retries(QUICK, first_contact_attempts=3)
+    run(Failing(error, 0), retries)
+
+    assert run(Failing(error, 30), retries) == 31
+
+
+@pytest.mark.parametrize(
+    "error", [ServerError, InvalidRequestError, DeadlineExceededError, WrongScaleError]
+)
+def test_what_would_fail_again_is_not_tried_again(error: type[ServerError]) -> None:
+    attempt = Failing(error, 1)
+
+    with pytest.raises(error):
+        run(attempt, Retries(QUICK))
+    assert attempt.attempts == 1
+
+
+def test_cancelling_ends_a_pause_at_once() -> None:
+    cancellation = Cancellation()
+    threading.Timer(0.1, cancellation.cancel).start()
+    begin_s = time.monotonic()
+
+    with pytest.raises(CancelledError):
+        Retries(Backoff(30, 1, 30)).run(
+            Failing(OverloadedError, 9), Deadline(60), cancellation, "test"
+        )
+    assert time.monotonic() - begin_s < 5
+
+
+def test_a_cancellation_stops_what_runs_and_refuses_what_comes() -> None:
+    cancellation, stopped = Cancellation(), threading.Event()
+
+    def works() -> None:
+        with pytest.raises(CancelledError), cancellation.stopping(stopped.set):
+            assert stopped.wait(10)
+            raise OSError("the socket was shut down")
+
+    thread = threading.Thread(target=works)
+    thread.start()
+    time.sleep(0.05)
+    cancellation.cancel()
+    thread.join(10)
+
+    assert stopped.is_set()
+    with pytest.raises(CancelledError), cancellation.stopping(lambda: None):
+        raise AssertionError("it must not begin")

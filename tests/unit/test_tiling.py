@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.frames import Frame, from_batch, to_batch
+from rt4ksr_client.tiling import TILES_IN_FLIGHT, plan_tiles, upscale_in_tiles
+from rt4ksr_client.transports import ServedModel
+
+SIZES = [(1, 1), (7, 300), (300, 7), (101, 203), (256, 256), (511, 97)]
+SERVED = ServedModel("test", 2, 2, 4, 0, "", "")
+
+
+def local_network(batch: Frame, cancellation: Cancellation | None) -> Frame:
+    """Zero padding, a dependence on 4 pixels around and on the phase of 2: like the real one."""
+    _, height, width, _ = batch.shape
+    assert height % 2 == width % 2 == 0
+    padded = np.pad(batch.astype(np.int64), ((0, 0), (4, 4), (4, 4), (0, 0)))
+    mixed = sum(
+        (dy * 31 + dx * 17 + 1) * padded[:, dy : dy + height, dx : dx + width]
+        for dy in range(9)
+        for dx in range(9)
+    )
+    assert isinstance(mixed, np.ndarray)
+    mixed[:, ::2, 1::2] += 91
+    mixed[:, 1::2, ::2] *= 3
+    return (mixed % 256).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("max_px", [1, 64, 1000, 10_000])
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+def test_tiles_cover_every_pixel_once_and_start_in_phase(
+    size: tuple[int, int], max_px: int, multiple: int
+) -> None:
+    covered = np.zeros(size, np.uint8)
+
+    tiles = plan_tiles(*size, max_px=max_px, halo_px=16, multiple_px=multiple)
+
+    for tile in tiles:
+        covered[tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop] += 1
+        for span, length in zip((tile.rows, tile.columns), size, strict=True):
+            assert span.sent_start % multiple == 0
+            assert 0 <= span.sent_start <= span.start < span.stop <= span.sent_stop <= length
+            assert span.start - span.sent_start >= min(16, span.start)
+            assert span.sent_stop - span.stop >= min(16, length - span.stop)
+    assert (covered == 1).all()
+
+
+@pytest.mark.parametrize("size", [(4321, 8765), (100, 900_000), (2049, 2048)])
+def test_no_tile_is_larger_than_asked_for_and_few_are_smaller_than_half(
+    size: tuple[int, int],
+) -> None:
+    tiles = plan_tiles(*size, max_px=1_000_000, halo_px=16, multiple_px=2)
+
+    areas = [
+        (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
+        for tile in tiles
+    ]
+    assert max(areas) <= 1_000_000 * 1.01  # rounding a side up to the multiple
+    assert len(tiles) <= 2.5 * size[0] * size[1] / 1_000_000
+
+
+@pytest.mark.parametrize("size", [(40, 60), (41, 59), (9, 200), (97, 33)])
+@pytest.mark.parametrize("max_px", [100, 700, 5000])
+def test_a_tiled_picture_is_the_whole_one(size: tuple[int, int], max_px: int) -> None:
+    height, width = size
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
+
+    tiled = upscale_in_tiles(frame, SERVED, max_px, local_network, None)
+
+    np.testing.assert_array_equal(tiled, whole)
+
+
+def test_a_halo_too_small_would_be_noticed() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    narrow = ServedModel("test", 2, 2, 2, 0, "", "")
+
+    tiled = upscale_in_tiles(frame, narrow, 700, local_network, None)
+
+    assert (tiled != local_network(frame[np.newaxis], None)[0]).any()
+
+
+def test_only_a_few_tiles_are_under_way_at_once() -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def watched(batch: Frame, cancellation: Cancellation | None) -> Frame:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        answer = local_network(batch, cancellation)
+        with lock:
+            now -= 1
+        return answer
+
+    upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), SERVED, 1000, watched, None)
+
+    assert 1 <= most <= TILES_IN_FLIGHT
