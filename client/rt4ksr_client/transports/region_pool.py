@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.grpc import GrpcTransport
-from rt4ksr_client.transports.regions import Region
+from rt4ksr_client.transports.regions import Region, abandon
 
 __all__ = ["RegionPool"]
 
@@ -21,7 +21,7 @@ MAX_LENT = 16
 
 _ROUND_BYTES = 1 << 20
 _UNREGISTER_TIMEOUT_S = 1.0
-_CLOSE_TIMEOUT_S = 2.0
+_CLOSE_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.05
 
 
@@ -88,7 +88,10 @@ class RegionPool:
                 regions.clear()
 
     def close(self) -> None:
-        """Unregister every region, waiting shortly for those that the server still uses."""
+        """Unregister every region, waiting shortly for those that the server still uses.
+
+        What it uses for longer is a leftover then, which a later client removes.
+        """
         end_s = time.monotonic() + _CLOSE_TIMEOUT_S
         with self._lock:
             left = list(self._known)
@@ -97,6 +100,7 @@ class RegionPool:
             if not left or time.monotonic() > end_s:
                 break
             time.sleep(_POLL_INTERVAL_S)
+        abandon(region.name for region in left)
         self.forget()
 
     def _sweep(self) -> None:

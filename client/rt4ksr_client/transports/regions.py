@@ -14,6 +14,7 @@ import itertools
 import mmap
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,19 @@ from tritonclient.grpc import service_pb2
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.grpc import GrpcTransport
 
-__all__ = ["Region", "SystemRegion", "is_leftover", "remove_leftover_names", "unique_name"]
+__all__ = [
+    "Region",
+    "SystemRegion",
+    "abandon",
+    "is_leftover",
+    "remove_leftover_names",
+    "unique_name",
+]
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 _PREFIX = "rt4ksr_client"
 _numbers = itertools.count()
+_abandoned: set[str] = set()
 
 
 class Region(abc.ABC):
@@ -119,12 +128,19 @@ def unique_name() -> str:
     return f"{_PREFIX}_{_owner(os.getpid())}_{next(_numbers)}_{secrets.token_hex(4)}"
 
 
+def abandon(names: Iterable[str]) -> None:
+    """Call these regions of this process leftovers from now on."""
+    _abandoned.update(names)
+
+
 def is_leftover(name: str) -> bool:
-    """Whether ``name`` is of a region of this project whose owner has ended.
+    """Whether ``name`` is of a region of this project that nobody owns any more.
 
     Owners in another PID namespace (a container that shares /dev/shm) cannot be seen from here:
     theirs are never called leftovers.
     """
+    if name in _abandoned:
+        return True
     with contextlib.suppress(ValueError):
         prefix, namespace, pid, start, _, _ = name.lstrip("/").rsplit("_", 5)
         if prefix == _PREFIX and namespace == _pid_namespace():

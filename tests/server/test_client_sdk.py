@@ -1,0 +1,367 @@
+"""The SDK over every transport, on a real tritonserver."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+
+from rt4ksr_client import AsyncUpscaler, Upscaler
+from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.contract import MODELS
+from rt4ksr_client.errors import DeadlineExceededError, ServerError
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports import Transport, TransportName, open_transport, regions
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+TRANSPORTS: tuple[TransportName, ...] = ("grpc", "http", "shm")
+MODEL = "rt4ksr_x2"
+
+
+def address(server: TritonServer, name: TransportName) -> str:
+    return server.http_url if name == "http" else server.grpc_url
+
+
+@pytest.fixture(params=TRANSPORTS)
+def upscaler(request: pytest.FixtureRequest, nearest_server: TritonServer) -> Iterator[Upscaler]:
+    name: TransportName = request.param
+    with Upscaler(address(nearest_server, name), transport=name, timeout_s=30) as opened:
+        yield opened
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, nearest_server: TritonServer) -> Iterator[Transport]:
+    with open_transport(address(nearest_server, request.param), request.param) as opened:
+        yield opened
+
+
+def noise(height: int, width: int, seed: int = 0) -> Frame:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def doubled(frame: Frame) -> Frame:
+    return frame.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def registered(server: TritonServer) -> set[str]:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        return set(client.get_system_shared_memory_status().regions)
+
+
+def our_names() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("rt4ksr_client_*")}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (63, 65), (270, 480), (1080, 1920)])
+def test_every_transport_gives_the_same_picture(upscaler: Upscaler, size: tuple[int, int]) -> None:
+    frame = noise(*size)
+
+    np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
+
+
+def test_a_frame_that_is_a_view_with_strides_is_sent_right(upscaler: Upscaler) -> None:
+    frame = noise(40, 60)[::-1, 5:55, ::-1]
+
+    np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
+
+
+def test_a_message_far_beyond_grpcs_own_limit_passes(upscaler: Upscaler) -> None:
+    frame = noise(2000, 2096)
+
+    np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
+
+
+def test_a_batch_is_answered_as_a_batch(transport: Transport) -> None:
+    batch = np.stack([noise(6, 10, seed) for seed in range(5)])
+
+    answer = transport.infer(MODEL, batch, timeout_s=20)
+
+    np.testing.assert_array_equal(answer, batch.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_a_large_picture_goes_in_tiles(nearest_server: TritonServer) -> None:
+    frame = noise(301, 499)
+    with Upscaler(nearest_server.grpc_url, max_request_px=10_000) as upscaler:
+        np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_map_keeps_the_order_and_the_kind(upscaler: Upscaler, in_flight: int) -> None:
+    frames = [noise(20 + 4 * (i % 3), 30, i) for i in range(40)]
+
+    for frame, upscaled in zip(frames, upscaler.map(frames, in_flight), strict=True):
+        np.testing.assert_array_equal(upscaled, doubled(frame))
+    for picture in upscaler.map(Image.fromarray(frame) for frame in frames[:3]):
+        assert isinstance(picture, Image.Image)
+
+
+def test_results_keep_their_pixels_however_many_are_held(upscaler: Upscaler) -> None:
+    frames = [noise(100, 100, i) for i in range(60)]
+
+    held = list(upscaler.map(frames))
+    again = [upscaler.upscale(frame) for frame in frames[:10]]
+
+    for frame, upscaled in zip([*frames, *frames[:10]], [*held, *again], strict=True):
+        np.testing.assert_array_equal(upscaled, doubled(frame))
+
+
+def test_a_view_of_a_result_outlives_everything_else(nearest_server: TritonServer) -> None:
+    frame = noise(100, 100)
+    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
+        corner = upscaler.upscale(frame)[50:, 50:][::2]
+        for seed in range(20):
+            upscaler.upscale(noise(100, 100, seed + 1))
+
+    np.testing.assert_array_equal(corner, doubled(frame)[50:, 50:][::2])
+
+
+def test_one_upscaler_serves_many_threads(upscaler: Upscaler) -> None:
+    def work(seed: int) -> bool:
+        frame = noise(50 + seed % 5, 40, seed)
+        return bool((upscaler.upscale(frame) == doubled(frame)).all())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(80)))
+
+
+def test_what_is_local_goes_through_shared_memory_by_itself(nearest_server: TritonServer) -> None:
+    with Upscaler(nearest_server.grpc_url) as upscaler:
+        assert upscaler.transport_name == "shm"
+        assert "maps" in upscaler.transport_reason
+    with Upscaler(f"http://{nearest_server.http_url}") as upscaler:
+        assert (upscaler.transport_name, upscaler.transport_reason) == (
+            "http",
+            "the address says so",
+        )
+
+
+def test_where_memory_is_not_shared_it_goes_over_grpc_and_says_why(
+    nearest_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a container with a /dev/shm of its own: the server does not find the region.
+    monkeypatch.setattr(regions, "FOLDER", tmp_path)
+    with Upscaler(nearest_server.grpc_url) as upscaler:
+        np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
+        assert upscaler.transport_name == "grpc"
+        assert "cannot map" in upscaler.transport_reason
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_frame_that_finds_shared_memory_full_goes_over_grpc(nearest_server: TritonServer) -> None:
+    frame = noise(1000, 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
+        upscaler.upscale(noise(8, 8))
+        before = registered(nearest_server)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+        try:
+            np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        # The frame found a place, its answer of 12 MB did not.
+        assert len(registered(nearest_server) - before) == 1
+
+
+def test_regions_are_reused_have_no_name_and_end_with_the_client(
+    nearest_server: TritonServer,
+) -> None:
+    before = registered(nearest_server)
+    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
+        for upscaled in upscaler.map((noise(64, 64, i) for i in range(50)), 3):
+            assert not our_names()
+            del upscaled
+        used = registered(nearest_server) - before
+        assert 2 <= len(used) <= 3 * 2 + 2
+    assert registered(nearest_server) == before
+
+
+def test_a_client_that_is_not_closed_is_cleaned_up_with_it(nearest_server: TritonServer) -> None:
+    before = registered(nearest_server)
+    upscaler = Upscaler(nearest_server.grpc_url, transport="shm")
+    upscaler.upscale(noise(8, 8))
+    assert registered(nearest_server) != before
+
+    del upscaler
+
+    assert registered(nearest_server) == before
+
+
+def test_closing_map_early_ends_it_and_keeps_the_client_usable(upscaler: Upscaler) -> None:
+    results = upscaler.map((noise(200, 200, i) for i in range(1000)), 4)
+    next(results)
+    begin_s = time.monotonic()
+
+    results.close()  # type: ignore[attr-defined]
+
+    assert time.monotonic() - begin_s < 5
+    np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
+
+
+def test_a_cancelled_call_ends_at_once_and_the_next_one_works(transport: Transport) -> None:
+    batch = np.stack([noise(1080, 1920)] * 2)
+    cancellation = Cancellation()
+    threading.Timer(0.01, cancellation.cancel).start()
+    begin_s = time.monotonic()
+
+    with pytest.raises(CancelledError):
+        for _ in range(1000):
+            transport.infer(MODEL, batch, timeout_s=60, cancellation=cancellation)
+
+    assert time.monotonic() - begin_s < 5
+    answer = transport.infer(MODEL, batch[:, :4, :4], timeout_s=20)
+    np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
+
+
+def test_a_deadline_too_short_is_an_error_and_the_next_call_works(transport: Transport) -> None:
+    batch = np.stack([noise(1080, 1920)] * 4)
+
+    with pytest.raises(DeadlineExceededError, match=MODEL):
+        for _ in range(100):
+            transport.infer(MODEL, batch, timeout_s=0.02)
+
+    answer = transport.infer(MODEL, batch[:, :4, :4], timeout_s=20)
+    np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
+
+
+@pytest.mark.parametrize("name", [*TRANSPORTS, "auto"])
+def test_status_tells_what_runs_there(nearest_server: TritonServer, name: TransportName) -> None:
+    with Upscaler(address(nearest_server, name), transport=name) as upscaler:
+        for _ in range(3):
+            upscaler.upscale(noise(8, 8))
+        status = upscaler.status()
+
+    assert status.version.count(".") == 2
+    assert "system_shared_memory" in status.extensions
+    models = {model.name: model for model in status.models}
+    assert set(models) == set(MODELS)
+    model = models[MODEL]
+    assert (model.ready, model.version, model.backend) == (True, "1", "onnxruntime")
+    assert model.served is not None
+    assert model.served.scale == 2
+    assert model.statistics is not None
+    assert model.statistics.answered >= 3
+    assert model.statistics.infer_ms > 0
+
+
+def test_map_keeps_the_server_busy(nearest_server: TritonServer) -> None:
+    frame = noise(1080, 1920)
+    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
+
+        def seconds_in_the_model() -> float:
+            status = upscaler.status()
+            (stats,) = (m.statistics for m in status.models if m.name == MODEL)
+            assert stats is not None
+            per_request_ms = stats.input_ms + stats.infer_ms + stats.output_ms
+            return stats.answered * per_request_ms / 1000
+
+        list(upscaler.map([frame] * 8))
+        before_s, begin_s = seconds_in_the_model(), time.monotonic()
+        for _ in upscaler.map(frame for _ in range(40)):
+            pass
+        busy = (seconds_in_the_model() - before_s) / (time.monotonic() - begin_s)
+
+    # Even the cheapest model leaves the server hardly a pause; a real one leaves it none.
+    assert busy > 0.75
+
+
+# asyncio
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_gathered_calls_each_get_their_own_picture(
+    nearest_server: TritonServer, name: TransportName
+) -> None:
+    frames = [noise(30, 40 + i) for i in range(40)]
+
+    async def gather() -> list[Frame]:
+        async with AsyncUpscaler(address(nearest_server, name), transport=name) as upscaler:
+            assert await upscaler.transport_name == name
+            assert await upscaler.transport_reason == "asked for"
+            assert (await upscaler.served_model).scale == 2
+            assert (await upscaler.status()).models
+            return await asyncio.gather(*(upscaler.upscale(frame) for frame in frames))
+
+    for frame, upscaled in zip(frames, asyncio.run(gather()), strict=True):
+        np.testing.assert_array_equal(upscaled, doubled(frame))
+
+
+def test_async_map_keeps_the_order_and_the_loop_awake(nearest_server: TritonServer) -> None:
+    frames = [noise(540, 960, i) for i in range(12)]
+
+    async def source() -> AsyncIterator[Frame]:
+        for frame in frames:
+            yield frame
+
+    async def work() -> tuple[list[Frame], float]:
+        longest_s = 0.0
+
+        async def watch() -> None:
+            nonlocal longest_s
+            while True:
+                begin_s = time.monotonic()
+                await asyncio.sleep(0)
+                longest_s = max(longest_s, time.monotonic() - begin_s)
+                await asyncio.sleep(0.001)
+
+        watching = asyncio.create_task(watch())
+        async with AsyncUpscaler(nearest_server.grpc_url) as upscaler:
+            results = [upscaled async for upscaled in upscaler.map(source())]
+        watching.cancel()
+        return results, longest_s
+
+    results, longest_s = asyncio.run(work())
+    for frame, upscaled in zip(frames, results, strict=True):
+        np.testing.assert_array_equal(upscaled, doubled(frame))
+    assert longest_s < 0.5
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_cancelling_a_task_ends_its_call_and_frees_everything(
+    nearest_server: TritonServer, name: TransportName
+) -> None:
+    frame = noise(2000, 2000)
+    before = registered(nearest_server)
+
+    async def cancel() -> float:
+        async with AsyncUpscaler(address(nearest_server, name), transport=name) as upscaler:
+            await upscaler.served_model
+            tasks = [asyncio.create_task(upscaler.upscale(frame)) for _ in range(30)]
+            await asyncio.sleep(0.1)
+            begin_s = time.monotonic()
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert sum(isinstance(result, asyncio.CancelledError) for result in results) > 20
+            np.testing.assert_array_equal(await upscaler.upscale(frame[:8]), doubled(frame[:8]))
+            return time.monotonic() - begin_s
+
+    assert asyncio.run(cancel()) < 10
+    assert registered(nearest_server) == before
+
+
+def test_leaving_async_map_early_ends_it(nearest_server: TritonServer) -> None:
+    async def leave() -> int:
+        async with AsyncUpscaler(nearest_server.grpc_url) as upscaler:
+            results = upscaler.map(noise(64, 64, i) for i in range(1000))
+            async for _ in results:
+                break
+            await results.aclose()
+            return len(asyncio.all_tasks())
+
+    assert asyncio.run(leave()) == 1
+
+
+def test_an_unknown_model_is_an_error_on_every_transport(transport: Transport) -> None:
+    with pytest.raises(ServerError, match="not ready"):
+        transport.infer("nowhere", noise(4, 4)[np.newaxis], timeout_s=10)
