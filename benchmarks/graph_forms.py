@@ -38,7 +38,6 @@ from rt4ksr_server import TritonServer
 
 ROOT = Path(__file__).parents[1]
 OURS = "this export, ONNX Runtime, uint8 in and out"
-SERVED = "this export, served over gRPC"
 THREADS = os.cpu_count() or 1
 
 Candidates = dict[str, Callable[[], object]]
@@ -61,9 +60,13 @@ def main() -> None:
 
     with (
         TritonServer(ROOT / "model_repository") as server,
-        Upscaler(server.grpc_url, scale=spec.scale) as upscaler,
+        Upscaler(server.grpc_url, scale=spec.scale, transport="grpc") as over_grpc,
+        Upscaler(server.grpc_url, scale=spec.scale, transport="shm") as over_shm,
     ):
-        served: Candidates = {SERVED: lambda: upscaler.upscale(frame)}
+        served: Candidates = {
+            "served over gRPC": lambda: over_grpc.upscale(frame),
+            "served over shared memory": lambda: over_shm.upscale(frame),
+        }
         times = _measure({**_ours(spec, frame), **served}, arguments.rounds)
     console.print(_table(f"{title}, served", times, OURS))
 
