@@ -18,7 +18,6 @@ from typing import Final
 __all__ = [
     "CHANNELS",
     "DEFAULT_MODELS",
-    "HALO_PX",
     "INPUT_NAME",
     "MODELS",
     "OUTPUT_NAME",
@@ -36,10 +35,6 @@ CHANNELS: Final = 3
 SIZE_MULTIPLE_PX: Final = 2
 """H and W must be multiples of this: the network starts with a pixel-unshuffle by 2."""
 
-HALO_PX: Final = 16
-"""Even margin of input pixels around a tile that makes tiling exact: an output pixel depends on
-at most 15 input pixels in each direction (seven 3x3 convolutions at half resolution)."""
-
 
 class Parameter:
     """Keys of the model config's ``parameters``, from which a client learns what it talks to."""
@@ -47,6 +42,7 @@ class Parameter:
     SCALE: Final = "scale"
     SIZE_MULTIPLE: Final = "size_multiple"
     HALO: Final = "halo_px"
+    """Even margin of input pixels around a tile that makes tiling exact."""
     WEIGHTS_SHA256: Final = "weights_sha256"
     PROJECT_VERSION: Final = "project_version"
 

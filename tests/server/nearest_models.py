@@ -71,7 +71,7 @@ def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2
     values = {
         Parameter.SCALE: spec.scale,
         Parameter.SIZE_MULTIPLE: contract.SIZE_MULTIPLE_PX,
-        Parameter.HALO: contract.HALO_PX,
+        Parameter.HALO: 16,
         Parameter.WEIGHTS_SHA256: hashlib.sha256(spec.name.encode()).hexdigest(),
         Parameter.PROJECT_VERSION: __version__,
     }
