@@ -29,7 +29,7 @@ class Backoff:
 
     first_s: float = 0.05
     factor: float = 2.0
-    longest_s: float = 2.0
+    longest_s: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse pauses that do not grow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
@@ -81,11 +81,12 @@ class RegionPool:
         if region in self._known:
             self._retired.append(region)
 
-    def forget(self) -> None:
-        """Drop everything: the server does not know the regions any more."""
+    def forget_all_but(self, names: Set[str]) -> None:
+        """Drop every region that is not among ``names``: the server does not know it."""
         with self._lock:
-            for regions in (self._idle, self._known, self._retired):
-                regions.clear()
+            for regions in (self._known, self._idle, self._retired):
+                for region in [one for one in regions if one.name not in names]:
+                    regions.remove(region)
 
     def close(self) -> None:
         """Unregister every region, waiting shortly for those that the server still uses.
@@ -101,7 +102,7 @@ class RegionPool:
                 break
             time.sleep(_POLL_INTERVAL_S)
         abandon(region.name for region in left)
-        self.forget()
+        self.forget_all_but(frozenset())
 
     def _sweep(self) -> None:
         """Unregister what is retired, and the oldest of too many idle regions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -73,7 +73,7 @@ class ShmTransport(Transport):
                 source, target = regions
                 source.write(batch)
                 request = _request(model, batch, source, target, math.prod(shape))
-                self._send(request, model, deadline, source, cancellation)
+                self._send(request, model, deadline, regions, cancellation)
                 regions.remove(target)
                 return self._pool.lend(target, shape)
         except OSError:
@@ -118,8 +118,7 @@ class ShmTransport(Transport):
         keep = self._pool.retire
         try:
             for size_bytes in sizes_bytes:
-                left_s = deadline.required_s(self.address)
-                regions.append(self._pool.take(size_bytes, timeout_s=left_s))
+                regions.append(self._take(size_bytes, deadline))
             yield regions
             keep = self._pool.give_back
         except (OSError, InvalidRequestError, ModelNotReadyError, OverloadedError):
@@ -129,23 +128,35 @@ class ShmTransport(Transport):
             for region in regions:
                 keep(region)
 
+    def _take(self, size_bytes: int, deadline: Deadline) -> Region:
+        try:
+            return self._pool.take(size_bytes, timeout_s=deadline.required_s(self.address))
+        except ServerError as exc:
+            raise self._explained(exc, "") from exc
+
     def _send(
         self,
         request: bytes,
         model: str,
         deadline: Deadline,
-        source: Region,
+        regions: Iterable[Region],
         cancellation: Cancellation | None,
     ) -> None:
         try:
             self._control.send(request, deadline.required_s(self.address), cancellation)
-        except ModelNotReadyError as exc:
-            if source.name not in self._registered():
-                self._pool.forget()
+        except ServerError as exc:
+            if isinstance(exc, ModelNotReadyError) and self._lost(regions):
                 raise ServerUnreachableError(f"{self.address}: the server was restarted") from exc
             raise self._explained(exc, model) from exc
-        except ServerError as exc:
-            raise self._explained(exc, model) from exc
+
+    def _lost(self, regions: Iterable[Region]) -> bool:
+        """Whether the server does not know all of ``regions``, as after a restart."""
+        try:
+            registered = self._registered()
+        except ServerError:
+            return False
+        self._pool.forget_all_but(registered)
+        return not registered.issuperset(region.name for region in regions)
 
     def _registered(self) -> set[str]:
         """Return the names of all regions that the server knows, of any client."""

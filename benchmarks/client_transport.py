@@ -1,0 +1,135 @@
+"""What the ways to the server can carry: 4K frames per second with next to no work at the server.
+
+A nearest-neighbour model under the wire contract stands in for the network, so what is measured is
+the client, the transport and Triton's own handling of 31 MB a frame (1080p in, 4K out, uint8). The
+transports take turns, so that a noisy moment hits all of them. NVIDIA's ``perf_analyzer`` is run on
+the same model where it is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as triton
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "server"))
+from nearest_models import nearest_config, nearest_graph, write_model
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports import TransportName
+from rt4ksr_server import TritonServer
+
+SPEC = DEFAULT_MODELS[2]
+IN_FLIGHT = 4
+ROUNDS = 3
+FRAMES = 15
+TRANSPORTS: tuple[TransportName, ...] = ("grpc", "http", "shm")
+
+
+def main() -> None:
+    """Print a table."""
+    shape = (SPEC.input_height_px, SPEC.input_width_px, 3)
+    frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC.scale))
+        with TritonServer(folder) as server:
+            report(server, measured(server, frame))
+
+
+def measured(server: TritonServer, frame: Frame) -> dict[str, list[tuple[float, float, float]]]:
+    """Return ``(ms for one frame, frames/s pipelined, ms in the model)`` of every round."""
+    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name in TRANSPORTS:
+            url = server.http_url if name == "http" else server.grpc_url
+            with Upscaler(url, model=SPEC.name, transport=name) as upscaler:
+                rows[name].append(one_round(upscaler, frame))
+        rows["tritonclient, gRPC"].append((one_at_a_time(server, frame), np.nan, np.nan))
+    return rows
+
+
+def one_round(upscaler: Upscaler, frame: Frame) -> tuple[float, float, float]:
+    """Measure one transport once."""
+    for _ in upscaler.map([frame] * 2 * IN_FLIGHT, IN_FLIGHT):
+        pass
+    before_s = in_model_s(upscaler)
+    begin_s = time.perf_counter()
+    for _ in range(FRAMES):
+        upscaler.upscale(frame)
+    one_s = (time.perf_counter() - begin_s) / FRAMES
+    model_s = (in_model_s(upscaler) - before_s) / FRAMES
+    begin_s = time.perf_counter()
+    for _ in upscaler.map((frame for _ in range(2 * FRAMES)), IN_FLIGHT):
+        pass
+    frames_per_s = 2 * FRAMES / (time.perf_counter() - begin_s)
+    return one_s * 1e3, frames_per_s, model_s * 1e3
+
+
+def in_model_s(upscaler: Upscaler) -> float:
+    """Return the seconds that the server has spent in the model since its start."""
+    (stats,) = (model.statistics for model in upscaler.status().models)
+    assert stats is not None
+    return stats.infer_ms * stats.answered / 1e3
+
+
+def one_at_a_time(server: TritonServer, frame: Frame) -> float:
+    """Return NVIDIA's own Python client's milliseconds for one frame over gRPC."""
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        begin_s = time.perf_counter()
+        for _ in range(FRAMES):
+            tensor = triton.InferInput(INPUT_NAME, [1, *frame.shape], WIRE_DATATYPE)
+            tensor.set_data_from_numpy(frame[np.newaxis])
+            client.infer(SPEC.name, [tensor]).as_numpy(OUTPUT_NAME)
+    return (time.perf_counter() - begin_s) / FRAMES * 1e3
+
+
+def report(server: TritonServer, rows: dict[str, list[tuple[float, float, float]]]) -> None:
+    """Print the medians, and perf_analyzer's figures beside them."""
+    table = {name: tuple(np.median(rounds, axis=0)) for name, rounds in rows.items()}
+    print(f"{'':20} ms/frame   in model   around it   frames/s x{IN_FLIGHT}   perf_analyzer")
+    for name, (frame_ms, frames_per_s, model_ms) in table.items():
+        print(
+            f"{name:20} {frame_ms:8.1f}   {model_ms:9.1f}   {frame_ms - model_ms:9.1f}   "
+            f"{frames_per_s:12.1f}   {perf_analyzer(server, name)}"
+        )
+    shm, grpc = table["shm"], table["grpc"]
+    around = (grpc[0] - grpc[2]) / (shm[0] - shm[2])
+    print(
+        f"shared memory against gRPC: {grpc[0] / shm[0]:.1f} times a frame, "
+        f"{shm[1] / grpc[1]:.1f} times pipelined, {around:.1f} times around the model"
+    )
+
+
+def perf_analyzer(server: TritonServer, name: str) -> str:
+    """Return the frames per second that NVIDIA's tool gets, or why there are none."""
+    binary = shutil.which("perf_analyzer")
+    if name not in TRANSPORTS:
+        return "-"
+    if binary is None:
+        return "not installed"
+    url, protocol = (server.http_url, "http") if name == "http" else (server.grpc_url, "grpc")
+    shape = f"{SPEC.input_height_px},{SPEC.input_width_px},3"
+    answer_bytes = SPEC.input_height_px * SPEC.input_width_px * 3 * SPEC.scale**2
+    memory = ["--shared-memory=system", f"--output-shared-memory-size={answer_bytes}"]
+    command = [
+        binary, "-m", SPEC.name, "-u", url, "-i", protocol, f"--shape={INPUT_NAME}:{shape}",
+        f"--concurrency-range={IN_FLIGHT}", "--measurement-mode=count_windows",
+        "--measurement-request-count=30", "--max-trials=3", *(memory if name == "shm" else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)
+    return found[1] if found else f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+
+
+if __name__ == "__main__":
+    main()

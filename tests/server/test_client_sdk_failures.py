@@ -1,0 +1,176 @@
+"""What happens to the SDK's user when servers or clients are killed, restarted or overloaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from conftest import RepositoryFactory
+from tritonclient.grpc import model_config_pb2
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports import TransportName, open_transport
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+TRANSPORTS: tuple[TransportName, ...] = ("grpc", "http", "shm")
+
+
+def numbered(count: int) -> Iterator[Frame]:
+    for number in range(count):
+        yield np.full((90, 160, 3), number, np.uint8)
+
+
+def address(server: TritonServer, name: TransportName) -> str:
+    return server.http_url if name == "http" else server.grpc_url
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
+    nearest_repository: RepositoryFactory, name: TransportName
+) -> None:
+    repository = nearest_repository()
+    with TritonServer(repository) as doomed, TritonServer(repository) as spared:
+        url = f"{address(doomed, name)},{address(spared, name)}"
+        with Upscaler(url, transport=name) as upscaler:
+            arrived = []
+            for upscaled in upscaler.map(numbered(200)):
+                arrived.append(int(upscaled[0, 0, 0]))
+                assert (upscaled == arrived[-1]).all()
+                if len(arrived) == 50:
+                    os.kill(doomed.pid, signal.SIGKILL)
+
+    assert arrived == list(range(200))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
+def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
+    nearest_repository: RepositoryFactory, name: TransportName
+) -> None:
+    ports = {"grpc_port": free_port(), "http_port": free_port()}
+    repository = nearest_repository()
+    first = TritonServer(repository, **ports).start()
+    try:
+        with (
+            Upscaler(address(first, name), transport=name) as upscaler,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            results = upscaler.map(numbered(60))
+            arrived = [int(next(results)[0, 0, 0]) for _ in range(20)]
+            first.stop()
+            rest = thread.submit(lambda: [int(upscaled[0, 0, 0]) for upscaled in results])
+            time.sleep(0.5)
+            with TritonServer(repository, **ports):
+                arrived += rest.result(60)
+    finally:
+        first.stop()
+
+    assert arrived == list(range(60))
+
+
+def test_a_server_that_is_gone_for_good_is_said_to_be(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    with TritonServer(nearest_repository()) as server:
+        upscaler = Upscaler(server.grpc_url, timeout_s=1)
+        results = upscaler.map(numbered(60))
+        next(results)
+    begin_s = time.monotonic()
+
+    with upscaler, pytest.raises(ServerUnreachableError, match="rt4ksr serve"):
+        list(results)
+    assert time.monotonic() - begin_s < 10
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_full_queue_is_waited_for(
+    nearest_repository: RepositoryFactory, name: TransportName
+) -> None:
+    def narrow(config: model_config_pb2.ModelConfig) -> None:
+        config.max_batch_size = 1
+        config.dynamic_batching.default_queue_policy.max_queue_size = 1
+
+    frame = np.zeros((540, 960, 3), np.uint8)
+    with TritonServer(nearest_repository(edit=narrow)) as server:
+        url = address(server, name)
+        with open_transport(url, name) as transport, ThreadPoolExecutor(8) as threads:
+            calls = [
+                threads.submit(transport.infer, "rt4ksr_x2", frame[np.newaxis], timeout_s=30)
+                for _ in range(24)
+            ]
+            refused = [call for call in calls if isinstance(call.exception(), OverloadedError)]
+            assert refused, "without trying again, some are refused"
+            assert all(isinstance(c.exception(), OverloadedError | None) for c in calls)
+            del calls, refused
+        with Upscaler(url, transport=name) as upscaler:
+            assert sum(1 for _ in upscaler.map([frame] * 24, in_flight=8)) == 24
+
+
+# Clients that die
+
+_CLIENT = """
+import sys
+import numpy as np
+from rt4ksr_client import Upscaler
+upscaler = Upscaler(sys.argv[1], transport="shm")
+for _ in upscaler.map(np.zeros((540, 960, 3), np.uint8) for _ in range(10**6)):
+    print("frame", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
+)
+def test_a_client_that_is_killed_leaves_nothing_for_long(
+    nearest_server: TritonServer, signal_number: signal.Signals
+) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    with subprocess.Popen(
+        [sys.executable, "-c", _CLIENT, nearest_server.grpc_url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as client:
+        assert client.stdout is not None
+        for _ in range(5):
+            client.stdout.readline()
+        begin_s = time.monotonic()
+        client.send_signal(signal_number)
+        client.wait(20)
+
+    assert time.monotonic() - begin_s < 5
+    # Other processes make and remove regions of their own meanwhile; this client's are not there.
+    assert not [p for p in set(Path("/dev/shm").iterdir()) - before if f"_{client.pid}_" in p.name]
+    assert not left_at(nearest_server, client.pid)
+
+
+def left_at(server: TritonServer, pid: int) -> list[str]:
+    """What the server still maps of ``pid``, a second after the next client started."""
+    for _ in range(20):
+        with Upscaler(server.grpc_url) as upscaler:
+            assert upscaler.transport_name == "shm"
+        with triton.InferenceServerClient(server.grpc_url) as client:
+            regions = client.get_system_shared_memory_status().regions
+        names = [name for name in regions if f"_{pid}_" in name]
+        if not names:
+            break
+        time.sleep(0.05)  # a request of the killed client may be under way
+    return names
