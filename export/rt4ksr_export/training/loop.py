@@ -28,6 +28,7 @@ from rt4ksr_export.network import RT4KSR, FusedRT4KSR
 from rt4ksr_export.training.pictures import PairSource
 from rt4ksr_export.training.recipe import Recipe
 from rt4ksr_export.training.run import LogRow, Run
+from rt4ksr_export.training.soap import Soap
 from rt4ksr_export.training.validation import Validation
 
 __all__ = ["Listener", "Trainer"]
@@ -66,9 +67,7 @@ class Trainer:
         fused = FusedRT4KSR(self.network.architecture).to(self.device)
         self._fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = {k: v.detach().clone() for k, v in self.network.named_parameters()}
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=self.recipe.learning_rate, betas=(0.9, 0.99)
-        )
+        self._optimizer = Soap(self.network.parameters(), lr=self.recipe.learning_rate)
         self._iteration = 0
         self._seconds = 0.0
         self._loss = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,13 @@ class PairSource:
     scale: int
     seed: int
 
+    @cached_property
+    def _chances(self) -> NDArray[np.float64]:
+        """Cumulative: the larger a picture the more often, but far less than by its area."""
+        weights = np.sqrt([p.shape[0] * p.shape[1] for p in self.pictures]).cumsum()
+        chances: NDArray[np.float64] = weights / weights[-1]
+        return chances
+
     def batch(
         self, iteration: int, size: int, patch_px: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -123,9 +131,7 @@ class PairSource:
         return max(drawn, key=lambda pixels: float(pixels[::4, ::4].std()))
 
     def _any_crop(self, rng: np.random.Generator, side: int) -> Pixels:
-        # The larger a picture the more often, but far less than by its area.
-        weights = np.sqrt([p.shape[0] * p.shape[1] for p in self.pictures])
-        picture = self.pictures[rng.choice(len(self.pictures), p=weights / weights.sum())]
+        picture = self.pictures[int(np.searchsorted(self._chances, rng.random(), side="right"))]
         top = int(rng.integers(picture.shape[0] - side + 1))
         left = int(rng.integers(picture.shape[1] - side + 1))
         return picture[top : top + side, left : left + side]

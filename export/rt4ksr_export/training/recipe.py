@@ -34,17 +34,17 @@ class Recipe:
 
     scale: int
     degrade: str = "jpeg"
-    iterations: int = 20_000
-    batch_size: int = 16
+    iterations: int = 15_000
+    batch_size: int = 8
     patch_px: int = 48
     large_patch_px: int = 64
     large_patch_from: float = 0.85
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup: int = 200
     decay_from: float = 0.0
-    l2_from: float = 0.7
+    l2_from: float = 0.5
     ema_decay: float = 0.999
-    clip_norm: float = 0.5
+    clip_norm: float = 2.0
     seed: int = 1
 
     def __post_init__(self) -> None:
