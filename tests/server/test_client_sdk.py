@@ -365,3 +365,10 @@ def test_leaving_async_map_early_ends_it(nearest_server: TritonServer) -> None:
 def test_an_unknown_model_is_an_error_on_every_transport(transport: Transport) -> None:
     with pytest.raises(ServerError, match="not ready"):
         transport.infer("nowhere", noise(4, 4)[np.newaxis], timeout_s=10)
+
+
+def test_a_name_for_several_servers_is_resolved_by_grpc(nearest_server: TritonServer) -> None:
+    port = nearest_server.grpc_url.rpartition(":")[2]
+    with Upscaler(f"dns:///localhost:{port}") as upscaler:
+        np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
+        assert upscaler.transport_name == "grpc"
