@@ -254,27 +254,6 @@ def test_status_tells_what_runs_there(nearest_server: TritonServer, name: Transp
     assert model.statistics.infer_ms > 0
 
 
-def test_map_keeps_the_server_busy(nearest_server: TritonServer) -> None:
-    frame = noise(1080, 1920)
-    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
-
-        def seconds_in_the_model() -> float:
-            status = upscaler.status()
-            (stats,) = (m.statistics for m in status.models if m.name == MODEL)
-            assert stats is not None
-            per_request_ms = stats.input_ms + stats.infer_ms + stats.output_ms
-            return stats.answered * per_request_ms / 1000
-
-        list(upscaler.map([frame] * 8))
-        before_s, begin_s = seconds_in_the_model(), time.monotonic()
-        for _ in upscaler.map(frame for _ in range(40)):
-            pass
-        busy = (seconds_in_the_model() - before_s) / (time.monotonic() - begin_s)
-
-    # Even the cheapest model leaves the server hardly a pause; a real one leaves it none.
-    assert busy > 0.75
-
-
 # asyncio
 
 

@@ -1,0 +1,63 @@
+"""The SDK with the real networks: tiles that rely on their halo, and time that they take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.contract import MODELS
+from rt4ksr_client.transports import GrpcTransport, Question
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[TritonServer]:
+    with TritonServer(root / "model_repository") as running:
+        yield running
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("size", [(360, 640), (241, 333)])
+def test_a_picture_sent_in_tiles_is_the_one_sent_whole(
+    size: tuple[int, int], model: str, server: TritonServer, photograph: Path
+) -> None:
+    height, width = size
+    frame = np.asarray(Image.open(photograph))[:height, :width]
+    with (
+        Upscaler(server.grpc_url, model=model) as whole,
+        Upscaler(server.grpc_url, model=model, max_request_px=20_000) as tiled,
+    ):
+        difference = np.abs(whole.upscale(frame).astype(int) - tiled.upscale(frame))
+
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.9999
+
+
+def busy_s(transport: GrpcTransport, model: str) -> float:
+    """How long the server has been executing ``model``: a batch counts once."""
+    statistics = transport.ask(Question.STATISTICS, model, timeout_s=10)["model_stats"][0]
+    stages = ("compute_input", "compute_infer", "compute_output")
+    return sum(int(row[stage]["ns"]) for row in statistics["batch_stats"] for stage in stages) / 1e9
+
+
+def test_map_keeps_the_server_busy(server: TritonServer) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
+    with (
+        GrpcTransport(server.grpc_url) as watching,
+        Upscaler(server.grpc_url, scale=2, transport="shm") as upscaler,
+    ):
+        upscaler.upscale(frame)
+        before_s, begin_s = busy_s(watching, "rt4ksr_x2"), time.monotonic()
+        for _ in upscaler.map(frame for _ in range(24)):
+            pass
+        busy = (busy_s(watching, "rt4ksr_x2") - before_s) / (time.monotonic() - begin_s)
+
+    assert busy > 0.95
