@@ -1,77 +1,152 @@
 """Pillow pictures as frames for the network, and back. No input or output.
 
 The network knows RGB. What else a picture has is carried around it: an alpha channel is scaled
-beside it (colours premultiplied, so that invisible pixels do not bleed into visible edges), gray
-comes back as gray, a palette as RGB or RGBA.
+beside it (invisible pixels take the colours next to them, so that nothing bleeds into the edges),
+gray comes back as gray, a palette as RGB or RGBA, CMYK as sRGB. EXIF orientation is applied, and
+what the picture says about itself goes into ``info`` of the result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
 
+from rt4ksr_client import metadata
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 
-__all__ = ["PictureParts", "join", "split"]
+__all__ = ["PictureParts", "PictureWarning", "join", "split", "warn"]
+
+Floats = NDArray[np.float32]
 
 _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
-_DEEP_MODES = ("I", "F")
+
+
+class PictureWarning(UserWarning):
+    """Something of a picture is not kept."""
 
 
 @dataclass(frozen=True)
 class PictureParts:
     """A picture taken apart: ``frame`` for the network, the rest to be scaled beside it.
 
-    ``frame``: uint8 ``(H, W, 3)``, RGB, premultiplied where ``alpha`` is there.
+    ``frame``: uint8 ``(H, W, 3)``, RGB, not premultiplied; opaque everywhere.
     ``alpha``: mode ``L`` of the same size, or None for an opaque picture.
+    ``info``: what :func:`rt4ksr_client.metadata.collect` found.
     """
 
     frame: Frame
     alpha: Image.Image | None
     gray: bool
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 def split(image: Image.Image) -> PictureParts:
-    """Take a picture of any 8-bit Pillow mode apart.
+    """Take a picture apart.
+
+    16-bit gray becomes 8-bit, with a :class:`PictureWarning`.
 
     Raises:
-        PictureError: more than 8 bits a channel, or without a pixel.
+        PictureError: 32 bits a channel, without a pixel, or a mode that has no way to RGB.
 
     """
-    if image.mode.startswith(_DEEP_MODES):
-        raise PictureError(
-            f"the picture has more than 8 bits a channel (mode {image.mode}): "
-            "convert it to 8-bit first"
-        )
     if 0 in image.size:
         raise PictureError(f"the picture has no pixels: it is {image.width}x{image.height}")
-    gray = image.mode in _GRAY_MODES
-    if not image.has_transparency_data:
-        return PictureParts(np.asarray(image.convert("RGB")), None, gray)
-    rgba = image.convert("RGBA")
-    premultiplied = np.asarray(rgba.convert("RGBa"))[:, :, :3]
-    return PictureParts(np.ascontiguousarray(premultiplied), rgba.getchannel("A"), gray)
+    image = metadata.upright(image)
+    info = metadata.collect(image)
+    eight_bit = _in_8_bits(image)
+    if eight_bit.mode == "CMYK":
+        eight_bit = _cmyk_as_rgb(eight_bit, info.pop("icc_profile", None))
+    gray = eight_bit.mode in _GRAY_MODES
+    try:
+        if not eight_bit.has_transparency_data:
+            return PictureParts(np.asarray(eight_bit.convert("RGB")), None, gray, info)
+        rgba = eight_bit.convert("RGBA")
+    except (ValueError, KeyError, TypeError) as exc:
+        raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {exc}") from exc
+    return PictureParts(_without_holes(rgba), rgba.getchannel("A"), gray, info)
 
 
 def join(parts: PictureParts, upscaled: Frame) -> Image.Image:
     """Put an upscaled frame and the parts it came with together again.
 
-    Returns mode ``RGB``, ``RGBA``, ``L`` or ``LA``.
+    Returns mode ``RGB``, ``RGBA``, ``L`` or ``LA``, with ``info`` of the parts.
     """
+    image = _joined(parts, upscaled)
+    image.info.update(parts.info)
+    return image
+
+
+def warn(message: str) -> None:
+    """Say that something of a picture is not kept."""
+    warnings.warn(message, PictureWarning, stacklevel=3)
+
+
+def _joined(parts: PictureParts, upscaled: Frame) -> Image.Image:
     image = Image.fromarray(upscaled)
-    if parts.alpha is None:
-        return image.convert("L") if parts.gray else image
-    alpha = parts.alpha.resize(image.size, Image.Resampling.BICUBIC)
-    colours = np.asarray(image)
-    # Premultiplied colours never exceed alpha; the network may overshoot by a level or two.
-    bounded = np.minimum(colours, np.asarray(alpha)[:, :, np.newaxis])
-    straight = _unpremultiplied(bounded, alpha)
-    return straight.convert("LA") if parts.gray else straight
+    if parts.alpha is not None:
+        image.putalpha(parts.alpha.resize(image.size, Image.Resampling.BICUBIC))
+    if parts.gray:
+        return image.convert("L" if parts.alpha is None else "LA")
+    return image
 
 
-def _unpremultiplied(colours: Frame, alpha: Image.Image) -> Image.Image:
-    raw = np.dstack([colours, np.asarray(alpha)])
-    return Image.frombuffer("RGBa", alpha.size, raw.tobytes(), "raw", "RGBa", 0, 1).convert("RGBA")
+def _without_holes(rgba: Image.Image) -> Frame:
+    """Return the colours, those of invisible pixels replaced by visible ones near them."""
+    values = np.asarray(rgba).astype(np.float32)
+    alpha = values[:, :, 3:]
+    if alpha.all():
+        return np.ascontiguousarray(np.asarray(rgba)[:, :, :3])
+    return np.rint(_filled(values[:, :, :3] * alpha, alpha)).astype(np.uint8)
+
+
+def _filled(premultiplied: Floats, alpha: Floats) -> Floats:
+    """Fill holes from the picture at half the size, and its holes from a quarter, and so on."""
+    colours: Floats = premultiplied / np.maximum(alpha, np.float32(1e-6))
+    if alpha.all() or alpha.size == 1:
+        return colours
+    half = _filled(_halved(premultiplied), _halved(alpha))
+    height, width, _ = alpha.shape
+    coarse = half.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(alpha > 0, colours, coarse)
+
+
+def _halved(values: Floats) -> Floats:
+    height, width, channels = values.shape
+    even = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
+    blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, channels)
+    means: Floats = blocks.mean(axis=(1, 3))
+    return means
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        warn("16 bits a channel: upscaled and written with 8")
+        values = np.asarray(image).astype(np.float32)
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        raise PictureError(
+            f"the picture has 32 bits a channel (mode {image.mode}), with no agreed white: "
+            "convert it to 8 or 16 bits first"
+        )
+    return image
+
+
+def _cmyk_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile is None:
+        return image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        warn("its CMYK colour profile cannot be used: colours are approximate")
+        return image.convert("RGB")
+    assert converted is not None  # noqa: S101 - None is for inPlace only
+    return converted

@@ -1,41 +1,245 @@
-"""``rt4ksr upscale``: a picture file in, a larger picture file out."""
+"""``rt4ksr upscale``: picture files in, larger picture files out."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import click
+from PIL import Image
 
-from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.files import open_picture, save_picture
-from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
+from rt4ksr_client.batch import Job, default_target, is_done, jobs_in_folder
+from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.cli.options import (
+    SCALES,
+    ServerChoice,
+    print_json,
+    progress_bar,
+    say_warnings,
+    scale_option,
+    server_options,
+    shown,
+)
+from rt4ksr_client.enlarge import STREAM, Enlarged, Settings, enlarge
+from rt4ksr_client.errors import PictureError, Rt4ksrError
+from rt4ksr_client.pipeline import in_order
+from rt4ksr_client.sizing import Box
+from rt4ksr_client.upscaler import Upscaler
 
-SCALES = click.Choice([str(scale) for scale in sorted(DEFAULT_MODELS)])
+__all__ = ["SCALES", "upscale"]
+
+_PICTURES_IN_FLIGHT = 3
+_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif", "tiff": ".tiff"}
+_EXTENSIONS |= {"bmp": ".bmp", "gif": ".gif"}
+
+
+class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Box:
+        try:
+            return value if isinstance(value, Box) else Box.parse(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
-@click.option("--scale", type=SCALES, default=str(DEFAULT_SCALE), show_default=True)
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="The server's gRPC address.")
+@click.argument("source", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("target", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option(
-    "--timeout",
-    "timeout_s",
-    default=DEFAULT_TIMEOUT_S,
-    show_default=True,
-    help="Seconds to wait for the server's answer.",
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File or folder to write, - for standard output. Default: SOURCE_4k beside it.",
 )
-def upscale(source: Path, target: Path, scale: str, url: str, timeout_s: float) -> None:
-    """Upscale the picture SOURCE on a server and write TARGET.
+@scale_option
+@click.option(
+    "--to",
+    "box",
+    type=_BoxType(),
+    help="Fit into 4k, 8k, 1080p, 1440p or WIDTHxHEIGHT, shape kept: upscaled, then resampled.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(list(_EXTENSIONS)),
+    help="Default: by the suffix of the output, else png.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="Of JPEG (default 95), WebP (90) or AVIF (80).",
+)
+@click.option("--strip-metadata", is_flag=True, help="Leave out ICC, EXIF, XMP, IPTC and DPI.")
+@click.option("--overwrite", is_flag=True, help="In a folder: also what is there and up to date.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=(Image.MAX_IMAGE_PIXELS or 0) / 1e6 or 90.0,
+    show_default="89.5",
+    help="Refuse larger sources, against decompression bombs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per picture on stdout.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how long each stage took.")
+@server_options
+def upscale(
+    source: Path,
+    target: Path | None,
+    output: Path | None,
+    scale: str,
+    box: Box | None,
+    format_name: str | None,
+    quality: int | None,
+    strip_metadata: bool,
+    overwrite: bool,
+    max_megapixels: float,
+    as_json: bool,
+    verbose: bool,
+    server: ServerChoice,
+) -> None:
+    """Upscale the picture SOURCE, or every picture below the folder SOURCE.
 
     \b
-    rt4ksr upscale in.jpg out.png              x2: 1080p becomes 4K
-    rt4ksr upscale in.jpg out.jpg --scale 3    x3: 720p becomes 4K
+    rt4ksr upscale holiday.jpg                       holiday_4k.png beside it
+    rt4ksr upscale in.jpg out.webp --scale 3         x3: 720p becomes 4K
+    rt4ksr upscale album/ -o album_4k/ --format jpeg   skips what is done
+    rt4ksr upscale old.png --to 4k                   any size into 3840x2160
+    cat in.png | rt4ksr upscale - -o - > out.png
 
-    TARGET's suffix chooses the format. A running server is needed: 'rt4ksr serve'.
+    PNG is written at level 1: a quarter of the time of the usual 6 for files a fifth larger.
+    JPEG takes a twentieth of that. A running server is needed ('rt4ksr serve'), or --local.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    image = open_picture(source)
-    with Upscaler(url, scale=int(scale), timeout_s=timeout_s) as upscaler:
-        upscaled = upscaler.upscale(image)
-    save_picture(upscaled, target)
-    click.echo(f"{target}: {image.width}x{image.height} -> {upscaled.width}x{upscaled.height}")
+    if target is not None and output is not None:
+        raise click.UsageError("give the output once: as TARGET or with -o")
+    say_warnings()
+    Image.MAX_IMAGE_PIXELS = round(max_megapixels * 1e6)
+    settings = Settings(
+        int(scale), box, format_name.upper() if format_name else None, quality, strip_metadata
+    )
+    extension = _EXTENSIONS[format_name or "png"]
+    report = _Report(as_json, verbose)
+    if source.is_dir():
+        folder = target or output or default_target(source, extension)
+        _upscale_folder(source, folder, extension, overwrite, settings, server, report)
+        return
+    chosen = target or output or (STREAM if source == STREAM else default_target(source, extension))
+    report.quiet = chosen == STREAM
+    _check_single(source, chosen, settings)
+    with server.upscaler(int(scale)) as upscaler:
+        report.done(enlarge(source, chosen, upscaler, settings))
+
+
+def _check_single(source: Path, target: Path, settings: Settings) -> None:
+    """Say what is wrong before a server is asked."""
+    if source != STREAM and not source.exists():
+        raise PictureError(f"{shown(source)}: there is no such file")
+    if target != STREAM and target.is_dir():
+        raise PictureError(f"{shown(target)}: a folder; give the name of a file")
+    settings.format_for(target)
+
+
+def _upscale_folder(
+    source: Path,
+    target: Path,
+    extension: str,
+    overwrite: bool,
+    settings: Settings,
+    server: ServerChoice,
+    report: _Report,
+) -> None:
+    if target.exists() and not target.is_dir():
+        raise PictureError(f"{shown(target)}: a file; a folder of pictures needs a folder")
+    if target.exists() and target.samefile(source):
+        raise PictureError(f"{shown(target)}: this is the source itself: give another folder")
+    jobs = jobs_in_folder(source, target, extension)
+    todo = [job for job in jobs if overwrite or not is_done(job)]
+    report.skipped = len(jobs) - len(todo)
+    if todo:
+        with server.upscaler(settings.scale) as upscaler:
+            _check_server(upscaler)
+            _run(todo, upscaler, settings, report)
+    report.end()
+
+
+def _check_server(upscaler: Upscaler) -> None:
+    """Fail once, not once per picture, where there is no server at all."""
+    _ = upscaler.served_model
+
+
+def _run(jobs: list[Job], upscaler: Upscaler, settings: Settings, report: _Report) -> None:
+    work = _guarded(upscaler, settings)
+    with progress_bar() as progress:
+        task = progress.add_task("upscaling", total=len(jobs))
+        for outcome in in_order(work, jobs, _PICTURES_IN_FLIGHT):
+            report.take(outcome)
+            progress.advance(task)
+
+
+def _guarded(
+    upscaler: Upscaler, settings: Settings
+) -> Callable[[Job, Cancellation], Enlarged | tuple[Job, Rt4ksrError]]:
+    def work(job: Job, cancellation: Cancellation) -> Enlarged | tuple[Job, Rt4ksrError]:
+        with cancellation.stopping(lambda: None):
+            try:
+                _make_folder(job.target.parent)
+                return enlarge(job.source, job.target, upscaler, settings)
+            except CancelledError:
+                raise
+            except Rt4ksrError as exc:
+                return job, exc
+
+    return work
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PictureError(f"{shown(folder)}: cannot be made: {exc.strerror}") from exc
+
+
+@dataclasses.dataclass
+class _Report:
+    """What a person, or a machine with ``--json``, is told."""
+
+    as_json: bool
+    verbose: bool
+    quiet: bool = False
+    skipped: int = 0
+    finished: int = 0
+    failures: list[tuple[Job, Rt4ksrError]] = dataclasses.field(default_factory=list)
+
+    def take(self, outcome: Enlarged | tuple[Job, Rt4ksrError]) -> None:
+        """Tell the outcome of one picture of several."""
+        if isinstance(outcome, Enlarged):
+            self.done(outcome)
+            return
+        self.failures.append(outcome)
+        job, error = outcome
+        if self.as_json:
+            print_json({"source": str(job.source), "error": str(error)})
+        click.echo(f"rt4ksr: error: {shown(str(error))}", err=True)
+
+    def done(self, result: Enlarged) -> None:
+        """Tell of a picture that was upscaled."""
+        self.finished += 1
+        if self.as_json and not self.quiet:
+            print_json(dataclasses.asdict(result))
+        elif not self.quiet:
+            sizes = "{}x{} -> {}x{}".format(*result.before_px, *result.after_px)
+            click.echo(f"{shown(result.target)}: {sizes}")
+        if self.verbose:
+            stages = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.stages_ms.items())
+            click.echo(f"  {stages}", err=True)
+
+    def end(self) -> None:
+        """Tell how a folder went; exit with 1 if any picture failed."""
+        failed = len(self.failures)
+        counts = f"{self.finished} upscaled, {self.skipped} done before, {failed} failed"
+        click.echo(counts, err=True)
+        if failed:
+            sys.exit(1)

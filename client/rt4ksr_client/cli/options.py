@@ -1,0 +1,142 @@
+"""Options that several commands share: which server, which scale."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.errors import Rt4ksrError
+from rt4ksr_client.local import local_server
+from rt4ksr_client.pictures import PictureWarning
+from rt4ksr_client.transports import TransportName
+from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
+
+__all__ = ["SCALES", "ServerChoice", "print_json", "progress_bar", "scale_option", "server_options"]
+
+SCALES = click.Choice([str(scale) for scale in sorted(DEFAULT_MODELS)])
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class ServerChoice:
+    """What the options of :func:`server_options` say."""
+
+    url: str
+    local: bool
+    transport: TransportName
+    timeout_s: float
+    model: str | None
+
+    @contextmanager
+    def address(self) -> Iterator[str]:
+        """Yield the server's address; with ``--local`` the server runs as long as the block."""
+        if not self.local:
+            yield self.url
+            return
+        with local_server() as url:
+            yield url
+
+    @contextmanager
+    def upscaler(self, scale: int | None) -> Iterator[Upscaler]:
+        """Yield an upscaler on that server."""
+        with self.address() as url, self._opened(url, scale) as upscaler:
+            yield upscaler
+
+    def _opened(self, url: str, scale: int | None) -> Upscaler:
+        try:
+            return Upscaler(
+                url,
+                scale=scale if self.model is None else None,
+                model=self.model,
+                transport=self.transport,
+                timeout_s=self.timeout_s,
+            )
+        except ValueError as exc:
+            raise Rt4ksrError(str(exc)) from exc
+
+
+def server_options(command: Command) -> Command:
+    """Add the options; the command gets ``server: ServerChoice``."""
+
+    @functools.wraps(command)
+    def wrapped(
+        url: str,
+        local: bool,
+        transport: TransportName,
+        timeout_s: float,
+        model: str | None,
+        **rest: Any,
+    ) -> Any:
+        return command(server=ServerChoice(url, local, transport, timeout_s, model), **rest)
+
+    options = (
+        click.option("--url", default=DEFAULT_URL, show_default=True, help="The server's address."),
+        click.option(
+            "--local", is_flag=True, help="Start a server for this call; needs the server extra."
+        ),
+        click.option(
+            "--transport",
+            type=click.Choice(get_args(TransportName)),
+            default="auto",
+            show_default=True,
+        ),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            default=DEFAULT_TIMEOUT_S,
+            show_default=True,
+            help="Seconds to wait for an answer of the server.",
+        ),
+        click.option("--model", help="A model by name, instead of this project's for the scale."),
+    )
+    return functools.reduce(lambda function, option: option(function), reversed(options), wrapped)  # type: ignore[return-value]
+
+
+def scale_option(command: Command) -> Command:
+    """Add ``--scale``."""
+    return click.option("--scale", type=SCALES, default=str(DEFAULT_SCALE), show_default=True)(
+        command
+    )
+
+
+def progress_bar(*columns: Any, wanted: bool = True) -> Progress:
+    """Return a progress bar on stderr, which draws nothing where nobody looks."""
+    visible = wanted and sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True), disable=not visible, transient=True)
+
+
+def print_json(row: dict[str, Any]) -> None:
+    """Print one line for machines; file names that are no text are kept by escapes."""
+    click.echo(json.dumps(row, ensure_ascii=True))
+
+
+def say_warnings() -> None:
+    """Print our own warnings on stderr, once each; leave out those of libraries."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, PictureWarning):
+            click.echo(f"rt4ksr: warning: {shown(str(message))}", err=True)
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", PictureWarning)
+    warnings.showwarning = show  # type: ignore[assignment,unused-ignore]
+
+
+def shown(text: str | os.PathLike[str]) -> str:
+    """Return ``text`` without the bytes that a terminal cannot show."""
+    printable = os.fsdecode(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in printable)

@@ -1,0 +1,166 @@
+"""One picture from a source to a target: decode, upscale, resample, encode; each stage timed."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import IO
+
+from PIL import Image
+
+from rt4ksr_client import animation, files, sizing
+from rt4ksr_client.errors import PictureError
+from rt4ksr_client.metadata import upright
+from rt4ksr_client.pictures import join, split, warn
+from rt4ksr_client.upscaler import Upscaler
+
+__all__ = ["STREAM", "Enlarged", "Settings", "enlarge"]
+
+STREAM = Path("-")
+"""Standard input, or standard output."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What becomes of each picture. ``format_name`` None: by the target's suffix."""
+
+    scale: int
+    box: sizing.Box | None = None
+    format_name: str | None = None
+    quality: int | None = None
+    strip_metadata: bool = False
+
+    def format_for(self, target: Path) -> str:
+        """Return the format to write ``target`` in."""
+        if self.format_name is not None:
+            return self.format_name
+        return "PNG" if target == STREAM else files.format_of(target)
+
+
+@dataclass
+class Enlarged:
+    """What was done, in pixels and in milliseconds by stage."""
+
+    source: str
+    target: str
+    before_px: tuple[int, int] = (0, 0)
+    after_px: tuple[int, int] = (0, 0)
+    frames: int = 0
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's time to ``stage``."""
+        start_s = perf_counter()
+        yield
+        spent_ms = (perf_counter() - start_s) * 1000
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + spent_ms
+
+
+def enlarge(source: Path, target: Path, upscaler: Upscaler, settings: Settings) -> Enlarged:
+    """Upscale ``source`` into ``target``, which is there whole in the end, or as it was.
+
+    Raises:
+        PictureError: not a picture, or a target that cannot be written.
+        ServerError: the server, or the way to it.
+
+    """
+    _refuse_overwriting_the_source(source, target)
+    format_name = settings.format_for(target)
+    done = Enlarged(str(source), str(target))
+    with done.timed("decode"):
+        image = _decoded(source)
+    shots, durations_ms = _upscaled(image, str(source), format_name, upscaler, settings, done)
+    timing = animation.timing(format_name, durations_ms, image.info.get("loop"))
+    with done.timed("encode"):
+        _write(shots, target, format_name, settings, timing)
+    done.after_px, done.frames = shots[0].size, len(shots)
+    return done
+
+
+def _decoded(source: Path) -> Image.Image:
+    if source != STREAM:
+        return files.decode(source, str(source))
+    return files.decode(io.BytesIO(sys.stdin.buffer.read()), "standard input")
+
+
+def _upscaled(
+    image: Image.Image,
+    name: str,
+    format_name: str,
+    upscaler: Upscaler,
+    settings: Settings,
+    done: Enlarged,
+) -> tuple[list[Image.Image], list[float]]:
+    moving = animation.is_animated(image)
+    if moving and format_name not in animation.ANIMATED_FORMATS:
+        warn(f"{name}: {format_name} has no animation: only the first frame is kept")
+        moving = False
+    pairs = animation.frames(image) if moving else iter([(image, 0.0)])
+    shots: list[Image.Image] = []
+    durations_ms: list[float] = []
+    while True:
+        with files.reading(name), done.timed("decode"):
+            pair = next(pairs, None)
+            if pair is None:
+                return shots, durations_ms
+            still = upright(pair[0])
+        done.before_px = still.size
+        with done.timed("upscale"):
+            shots.append(_sized(still, upscaler, settings))
+        durations_ms.append(pair[1])
+        if settings.strip_metadata:
+            shots[-1].info.clear()
+
+
+def _sized(image: Image.Image, upscaler: Upscaler, settings: Settings) -> Image.Image:
+    wanted = sizing.plan(image.width, image.height, settings.scale, settings.box)
+    if not wanted.passes:
+        warn(f"{image.width}x{image.height} is that large already: only resampled")
+        image = _plain(image)
+    for _ in range(wanted.passes):
+        image = upscaler.upscale(image)
+    size = (wanted.width_px, wanted.height_px)
+    if image.size == size:
+        return image
+    resized = image.resize(size, Image.Resampling.LANCZOS)
+    resized.info.update(image.info)
+    return resized
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    parts = split(image)
+    return join(parts, parts.frame)
+
+
+def _write(
+    shots: list[Image.Image],
+    target: Path,
+    format_name: str,
+    settings: Settings,
+    timing: dict[str, object],
+) -> None:
+    def write(stream: IO[bytes]) -> None:
+        files.encode(shots, stream, format_name, quality=settings.quality, **timing)
+
+    if target == STREAM:
+        with files.writing("standard output"):
+            write(sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return
+    with (
+        files.writing(str(target)),
+        files.written_beside(target) as beside,
+        beside.open("wb") as stream,
+    ):
+        write(stream)
+
+
+def _refuse_overwriting_the_source(source: Path, target: Path) -> None:
+    if target != STREAM and target.exists() and source.exists() and target.samefile(source):
+        raise PictureError(f"{target}: this is the source itself: give another name with -o")

@@ -1,0 +1,34 @@
+"""A server for the time of one call: the only place of the client that knows the server package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rt4ksr_client.errors import MissingExtraError
+
+__all__ = ["local_server"]
+
+
+@contextmanager
+def local_server(model_repository: Path | None = None) -> Iterator[str]:
+    """Start a tritonserver on this host, yield its gRPC address, stop it.
+
+    Args:
+        model_repository: default: ``./model_repository``, else the one that came with the package.
+
+    Raises:
+        MissingExtraError: the ``server`` extra is not installed.
+        ServerStartError: it did not become ready.
+
+    """
+    try:
+        from rt4ksr_server import TritonServer, default_repository
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError(
+            f"--local needs {exc.name}: pip install 'rt4ksr-triton[server]', "
+            "or run without --local against a server"
+        ) from exc
+    with TritonServer(model_repository or default_repository()) as server:
+        yield server.grpc_url

@@ -1,0 +1,237 @@
+"""``rt4ksr upscale`` on a real tritonserver, as a program of its own where that matters."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from rt4ksr_client.cli.upscale import upscale
+from rt4ksr_client.errors import PictureError
+from rt4ksr_server import TritonServer
+
+pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
+
+PROGRAM = (sys.executable, "-c", "from rt4ksr_client.cli import main; main()", "upscale")
+
+
+@pytest.fixture
+def url(nearest_server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    # The command sets the limit for its process, which here is the tests'.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    return nearest_server.grpc_url
+
+
+def run(url: str, *arguments: object, stdin: bytes | None = None) -> Result:
+    words = [*map(str, arguments), "--url", url]
+    return CliRunner().invoke(upscale, words, input=stdin)
+
+
+def picture(path: Path, size: tuple[int, int] = (20, 12), mode: str = "RGB") -> Path:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_picture_goes_beside_its_source(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a holiday %s\u2028ü.png")
+
+    result = run(url, source)
+
+    assert result.exit_code == 0, result.output
+    small, large = (np.asarray(Image.open(p)) for p in (source, tmp_path / f"{source.stem}_4k.png"))
+    np.testing.assert_array_equal(large, small.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif", ".tiff", ".bmp", ".png", ".gif"])
+def test_the_targets_suffix_chooses_the_format(url: str, tmp_path: Path, suffix: str) -> None:
+    source, target = picture(tmp_path / "in.png"), tmp_path / f"out{suffix}"
+
+    assert run(url, source, target, "--scale", "3").exit_code == 0
+    assert size_of(target) == (60, 36)
+
+
+def test_to_fits_into_a_size_by_several_passes(url: str, tmp_path: Path) -> None:
+    source, target = picture(tmp_path / "in.png", (20, 10)), tmp_path / "out.png"
+
+    assert run(url, source, target, "--to", "150x150").exit_code == 0
+    assert size_of(target) == (150, 75)
+
+
+def test_a_picture_passes_through_a_pipe(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png")
+
+    result = run(url, "-", "-o", "-", "--format", "webp", stdin=source.read_bytes())
+
+    image = Image.open(io.BytesIO(result.stdout_bytes))
+    assert (image.format, image.size) == ("WEBP", (40, 24))
+
+
+def test_a_folder_is_finished_around_a_broken_file_and_fails(url: str, tmp_path: Path) -> None:
+    album, large = tmp_path / "album", tmp_path / "large"
+    for name in ("a.png", "b/c.jpg", "b/c.png", "ü.bmp"):
+        picture(album / name)
+    (album / "broken.jpg").write_bytes(b"\xff\xd8 no")
+
+    result = run(url, album, "-o", large)
+
+    assert result.exit_code == 1
+    assert "broken.jpg" in result.stderr
+    assert "4 upscaled, 0 done before, 1 failed" in result.stderr
+    assert files_below(large) == {"a.png", "b/c.jpg.png", "b/c.png.png", "ü.png"}
+
+
+def test_a_folder_skips_what_is_done(url: str, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    picture(album / "a.png"), picture(album / "b.png")
+    assert run(url, album).exit_code == 0
+    picture(album / "c.png")
+    os.utime(album / "a.png", (time.time() + 60, time.time() + 60))
+
+    result = run(url, album, "--json")
+
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {Path(row["source"]).name for row in rows} == {"a.png", "c.png"}
+    assert set(rows[0]["stages_ms"]) == {"decode", "upscale", "encode"}
+
+
+def test_a_folder_inside_the_source_is_not_read_again(url: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    for _ in range(2):
+        assert run(url, tmp_path, "-o", tmp_path / "large").exit_code == 0
+
+    assert files_below(tmp_path) == {"a.png", "large/a.png"}
+
+
+def test_the_source_is_never_overwritten(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png")
+    (tmp_path / "link.png").symlink_to(source)
+    before = source.read_bytes()
+
+    for target in (source, tmp_path / "link.png"):
+        assert isinstance(run(url, source, "-o", target).exception, PictureError)
+    assert isinstance(run(url, tmp_path, "-o", tmp_path).exception, PictureError)
+    assert source.read_bytes() == before
+
+
+def test_the_pixel_limit_is_the_users(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png", (100, 100))
+
+    refused = run(url, source, "--max-megapixels", "0.009")
+
+    assert "too large" in str(refused.exception)
+    assert run(url, source, "--max-megapixels", "0.01").exit_code == 0
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_an_animation_keeps_every_frame_and_its_time(url: str, tmp_path: Path, suffix: str) -> None:
+    source, target = tmp_path / f"in{suffix}", tmp_path / "out.png"
+    shots = [Image.new("RGBA", (16, 16), (60 * i, 255 - 60 * i, 0, 255)) for i in range(4)]
+    shots[0].save(
+        source,
+        save_all=True,
+        append_images=shots[1:],
+        duration=[100, 200, 50, 300],
+        loop=0,
+        lossless=True,
+    )
+
+    assert run(url, source, target).exit_code == 0
+    large = Image.open(target)
+    assert large.n_frames == 4  # type: ignore[attr-defined]
+    for index, duration_ms in enumerate((100, 200, 50, 300)):
+        large.seek(index)
+        assert large.info["duration"] == duration_ms
+        assert large.size == (32, 32)
+        colour = np.asarray(large.convert("RGB"))[5, 5].astype(int)
+        assert np.abs(colour - (60 * index, 255 - 60 * index, 0)).max() <= 2
+
+
+def test_metadata_is_kept_unless_stripped(url: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jpg", tmp_path / "out.jpg"
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "Somebody"
+    Image.new("RGB", (40, 20)).save(source, exif=exif, dpi=(300, 300))
+
+    assert run(url, source, target).exit_code == 0
+    with Image.open(target) as image:
+        assert image.size == (40, 80)
+        assert dict(image.getexif())[0x013B] == "Somebody"
+        assert image.info["dpi"] == (300, 300)
+    assert run(url, source, target, "--strip-metadata").exit_code == 0
+    with Image.open(target) as image:
+        assert not image.getexif()
+        assert image.info.get("dpi") != (300, 300)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png", (200, 200))
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        [*PROGRAM, source, "--url", url, "--transport", "grpc"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=small_files,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "rt4ksr: error:" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files_below(tmp_path) == {"in.png"}
+
+
+def test_a_folder_that_is_not_there_is_said(url: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in.png")
+
+    assert "no such folder" in str(run(url, source, tmp_path / "no" / "out.png").exception)
+
+
+def test_interrupting_a_folder_leaves_whole_files_only(url: str, tmp_path: Path) -> None:
+    album, large = tmp_path / "album", tmp_path / "large"
+    for index in range(80):
+        picture(album / f"{index}.png", (500, 400))
+    program = subprocess.Popen(
+        [*PROGRAM, album, "-o", large, "--url", url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not files_below(large) and program.poll() is None:
+        time.sleep(0.02)
+    program.send_signal(signal.SIGINT)
+    _, stderr = program.communicate(timeout=30)
+
+    assert program.returncode != 0
+    assert "Traceback" not in stderr
+    written = files_below(large)
+    assert 0 < len(written) < 80
+    assert all(size_of(large / name) == (1000, 800) for name in written)

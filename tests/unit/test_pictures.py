@@ -1,0 +1,209 @@
+"""Pictures of every mode: taken apart for the network, put together again."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageCms
+
+from rt4ksr_client import files, metadata
+from rt4ksr_client.errors import PictureError
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.pictures import PictureWarning, join, split
+
+
+def doubled(frame: Frame) -> Frame:
+    return frame.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    parts = split(image)
+    return join(parts, doubled(parts.frame))
+
+
+def noise(mode: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    return (
+        Image.fromarray(values, "RGBA").convert(mode)
+        if mode != "CMYK"
+        else Image.fromarray(values[:, :, :3]).convert("CMYK")
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "result"),
+    [
+        ("1", "L"),
+        ("L", "L"),
+        ("LA", "LA"),
+        ("P", "RGB"),
+        ("RGB", "RGB"),
+        ("RGBA", "RGBA"),
+        ("RGBa", "RGBA"),
+        ("CMYK", "RGB"),
+        ("YCbCr", "RGB"),
+        ("HSV", "RGB"),
+    ],
+)
+def test_every_8_bit_mode_comes_back_twice_as_large(mode: str, result: str) -> None:
+    image = (
+        noise("RGBA").convert("RGB").convert(mode)
+        if mode not in ("LA", "RGBA", "RGBa")
+        else (noise("RGBA").convert("LA") if mode == "LA" else noise("RGBA").convert(mode))
+    )
+
+    large = enlarged(image)
+
+    assert (large.mode, large.size) == (result, (24, 20))
+
+
+def test_gray_is_not_changed_by_the_way_through_rgb() -> None:
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+    np.testing.assert_array_equal(np.asarray(enlarged(image)), doubled(np.asarray(image)))
+
+
+def test_invisible_colours_do_not_bleed_into_visible_edges() -> None:
+    image = Image.new("RGBA", (16, 16), (0, 255, 0, 0))
+    image.paste((200, 30, 30, 255), (4, 4, 12, 12))
+
+    large = np.asarray(enlarged(image)).astype(int)
+
+    visible = large[large[:, :, 3] > 16]
+    assert np.abs(visible[:, :3] - (200, 30, 30)).max() <= 8
+
+
+def test_a_palette_with_one_transparent_colour_keeps_it() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((0, 0), 0)
+    image.info["transparency"] = 0
+
+    large = enlarged(image)
+
+    assert large.mode == "RGBA"
+    assert large.getpixel((7, 7)) == (0, 0, 255, 255)
+    assert large.getpixel((0, 0))[3] < 64  # type: ignore[index]
+
+
+def test_16_bit_gray_is_rounded_to_8_with_a_word() -> None:
+    values = np.array([[0, 128, 129], [257, 32768, 65535]], dtype=np.uint16)
+
+    with pytest.warns(PictureWarning, match="16 bits"):
+        parts = split(Image.fromarray(values))
+
+    assert parts.frame[:, :, 0].tolist() == [[0, 0, 1], [1, 128, 255]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bit_pictures_are_refused(mode: str) -> None:
+    with pytest.raises(PictureError, match="32 bits"):
+        split(Image.new(mode, (4, 4)))
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(PictureError, match="no pixels"):
+        split(Image.new("RGB", (0, 4)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_reset(orientation: int) -> None:
+    upright = noise("RGBA", (12, 8)).convert("RGB")
+    inverse = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if inverse is None else upright.transpose(inverse)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Artist] = "A"
+    buffer = io.BytesIO()
+    stored.save(buffer, "PNG", exif=exif)
+
+    large = enlarged(Image.open(buffer))
+
+    np.testing.assert_array_equal(np.asarray(large), doubled(np.asarray(upright)))
+    kept = Image.Exif()
+    kept.load(large.info["exif"])
+    assert dict(kept) == {ExifTags.Base.Artist: "A"}
+
+
+def test_cmyk_with_a_profile_becomes_srgb_without_it() -> None:
+    image = Image.new("CMYK", (4, 4), (0, 0, 0, 0))
+    image.info["icc_profile"] = b"not a profile"
+
+    with pytest.warns(PictureWarning, match="CMYK"):
+        large = enlarged(image)
+
+    assert large.getpixel((0, 0)) == (255, 255, 255)
+    assert "icc_profile" not in large.info
+
+
+IPTC = b"\x1c\x02\x78\x00\x05Hello"
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a/></x:xmpmeta>'
+
+
+def described() -> Image.Image:
+    image = noise("RGBA", (64, 48)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Somebody"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
+    image.info |= {
+        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "exif": exif.tobytes(),
+        "xmp": XMP,
+        "iptc": IPTC,
+        "dpi": (300.0, 300.0),
+    }
+    return image
+
+
+KEPT_BY = {
+    "JPEG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
+    "PNG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
+    "TIFF": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
+    "WEBP": {"icc_profile", "exif", "xmp"},
+    "AVIF": {"icc_profile", "exif", "xmp"},
+    "BMP": {"dpi"},
+}
+
+
+@pytest.mark.parametrize("name", KEPT_BY)
+def test_metadata_survives_each_format(name: str) -> None:
+    image = described()
+    buffer = io.BytesIO()
+    files.encode([image], buffer, name)
+    buffer.seek(0)
+
+    found = metadata.collect(files.decode(buffer, name))
+
+    assert set(found) == KEPT_BY[name]
+    assert found.get("xmp", XMP) == XMP
+    assert found.get("iptc", IPTC) == IPTC
+    assert found.get("icc_profile", image.info["icc_profile"]) == image.info["icc_profile"]
+    assert found.get("dpi", (300, 300)) == pytest.approx((300, 300), abs=0.1)
+    if "exif" in found:
+        exif = Image.Exif()
+        exif.load(found["exif"])
+        assert exif[ExifTags.Base.Artist] == "Somebody"
+        assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 400
+
+
+def test_a_small_pictures_layout_tags_do_not_get_into_the_large_one() -> None:
+    buffer = io.BytesIO()
+    files.encode([noise("RGBA", (64, 48)).convert("RGB")], buffer, "TIFF")
+    buffer.seek(0)
+    large = enlarged(files.decode(buffer, "small.tiff"))
+    again = io.BytesIO()
+    files.encode([large], again, "TIFF")
+    again.seek(0)
+
+    np.testing.assert_array_equal(np.asarray(files.decode(again, "large.tiff")), np.asarray(large))
