@@ -27,8 +27,9 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     # gRPC's own default waits up to two minutes before it looks at a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long one attempt to connect may take, whatever its name says.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # For `dns:///name`, where a name stands for several servers.
     ("grpc.lb_policy_name", "round_robin"),
 )
