@@ -2,6 +2,7 @@
 
     Rt4ksrError
     ├── PictureError              not a picture, truncated, too large, unsupported
+    ├── VideoError                not a video, broken, or of a kind that would come out wrong
     ├── ServerError               what the server, or the way to it, refused
     │   ├── ServerUnreachableError    nothing answers at the address
     │   ├── ModelNotReadyError        the server answers; the model is absent or still loading
@@ -34,6 +35,7 @@ __all__ = [
     "ServerStartError",
     "ServerUnreachableError",
     "VerificationError",
+    "VideoError",
     "WrongScaleError",
 ]
 
@@ -44,6 +46,10 @@ class Rt4ksrError(Exception):
 
 class PictureError(Rt4ksrError):
     """The input is not a picture that can be upscaled."""
+
+
+class VideoError(Rt4ksrError):
+    """The input is not a video that can be upscaled, or the output cannot be written."""
 
 
 class ServerError(Rt4ksrError):

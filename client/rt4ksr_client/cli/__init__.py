@@ -31,7 +31,8 @@ class CommandRow:
 
 
 COMMANDS = {
-    "upscale": CommandRow("rt4ksr_client.cli.upscale", "upscale", None, "Upscale a picture."),
+    "upscale": CommandRow("rt4ksr_client.cli.upscale", "upscale", None, "Upscale pictures."),
+    "video": CommandRow("rt4ksr_client.cli.video", "video", "video", "Upscale a video."),
     "demo": CommandRow(
         "rt4ksr_client.cli.demo", "demo", "server", "A real server, a photograph, and 4K."
     ),

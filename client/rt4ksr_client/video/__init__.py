@@ -1,0 +1,6 @@
+"""Video files: decoded, upscaled and encoded as a pipeline. Needs the ``video`` extra (PyAV)."""
+
+from rt4ksr_client.video.options import VideoOptions
+from rt4ksr_client.video.run import Progress, upscale_video
+
+__all__ = ["Progress", "VideoOptions", "upscale_video"]
