@@ -70,7 +70,7 @@ class CudaShmTransport(ShmTransport):
     """
 
     name = "cuda_shm"
-    kind = "Cuda"
+    memory = "Cuda"
 
     def __init__(self, address: str) -> None:
         _cuda_shared_memory()

@@ -46,6 +46,7 @@ class ShmTransport(Transport):
 
     name = "shm"
     reason = "asked for"
+    memory = "System"  # as it is called in the names of Triton's messages
 
     def __init__(
         self, address: str, *, make_region: Callable[[int], Region] = SystemRegion
@@ -160,19 +161,17 @@ class ShmTransport(Transport):
 
     def _registered(self) -> set[str]:
         """Return the names of all regions that the server knows, of any client."""
-        request = service_pb2.SystemSharedMemoryStatusRequest()
-        reply = self._control.control(
-            "SystemSharedMemoryStatus", request, timeout_s=_CONTROL_TIMEOUT_S
-        )
+        method = f"{self.memory}SharedMemoryStatus"
+        request = getattr(service_pb2, f"{method}Request")()
+        reply = self._control.control(method, request, timeout_s=_CONTROL_TIMEOUT_S)
         return set(reply.regions)
 
     def _unregister_leftovers(self) -> None:
+        method = f"{self.memory}SharedMemoryUnregister"
         for name in filter(is_leftover, self._registered()):
-            request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+            request = getattr(service_pb2, f"{method}Request")(name=name)
             with contextlib.suppress(ServerError):
-                self._control.control(
-                    "SystemSharedMemoryUnregister", request, timeout_s=_CONTROL_TIMEOUT_S
-                )
+                self._control.control(method, request, timeout_s=_CONTROL_TIMEOUT_S)
 
 
 def _request(model: str, batch: Frame, source: Region, target: Region, result_bytes: int) -> bytes:
