@@ -33,6 +33,12 @@ class CommandRow:
 COMMANDS = {
     "upscale": CommandRow("rt4ksr_client.cli.upscale", "upscale", None, "Upscale pictures."),
     "video": CommandRow("rt4ksr_client.cli.video", "video", "video", "Upscale a video."),
+    "compare": CommandRow(
+        "rt4ksr_client.cli.compare", "compare", None, "A page: bicubic and ours, with a slider."
+    ),
+    "status": CommandRow(
+        "rt4ksr_client.cli.status", "status", None, "What a server serves, and how it did."
+    ),
     "demo": CommandRow(
         "rt4ksr_client.cli.demo", "demo", "server", "A real server, a photograph, and 4K."
     ),

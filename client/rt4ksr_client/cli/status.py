@@ -1,0 +1,58 @@
+"""``rt4ksr status``: what a server serves, how it did so far, and how it would be reached."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from rt4ksr_client.cli.options import ServerChoice, print_json, server_options
+from rt4ksr_client.status import ModelStatus, ServerStatus
+
+_PIPED_WIDTH = 160
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@server_options
+def status(as_json: bool, server: ServerChoice) -> None:
+    """Show the server, its models, their work so far, and the transport in use."""
+    with server.upscaler(None) as upscaler:
+        found = upscaler.status()
+        transport, reason = upscaler.transport_name, upscaler.transport_reason
+    if as_json:
+        chosen = {"transport": transport, "transport_reason": reason}
+        print_json(dataclasses.asdict(found) | chosen)
+        return
+    click.echo(f"server     {found.name} {found.version} at {found.address}")
+    click.echo(f"transport  {transport}: {reason}")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPED_WIDTH)
+    console.print(_table(found))
+
+
+def _table(found: ServerStatus) -> Table:
+    table = Table(box=SIMPLE)
+    for name in ("model", "version", "scale", "backend", "state"):
+        table.add_column(name)
+    for name in ("answered", "failed", "queue ms", "network ms"):
+        table.add_column(name, justify="right")
+    for model in found.models:
+        table.add_row(*_row(model))
+    return table
+
+
+def _row(model: ModelStatus) -> tuple[Any, ...]:
+    served, done = model.served, model.statistics
+    state = "ready" if model.ready else f"not ready {model.reason}".strip()
+    counts = ("", "", "", "")
+    if done is not None:
+        times = (f"{done.queue_ms:.1f}", f"{done.infer_ms:.1f}")
+        counts = (str(done.answered), str(done.failed), *times)
+    scale = f"x{served.scale}" if served else "not of this project"
+    return model.name, model.version, scale, model.backend, state, *counts
