@@ -19,6 +19,9 @@ from rt4ksr_client.errors import MissingExtraError, Rt4ksrError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
+_INTERRUPTED = 130
+"""What shells expect of a program that Ctrl-C ended."""
+
 
 @dataclass(frozen=True)
 class CommandRow:
@@ -101,7 +104,15 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error of ours is one line on stderr and exit code 1."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        cli.main(arguments, prog_name="rt4ksr")
+        # click itself would exit with 1 on Ctrl-C.
+        code = cli.main(arguments, prog_name="rt4ksr", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("rt4ksr: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
     except Rt4ksrError as exc:
         if "--debug" in arguments:
             raise

@@ -25,7 +25,7 @@ from rt4ksr_client.cli.options import (
     shown,
 )
 from rt4ksr_client.enlarge import STREAM, Enlarged, Settings, enlarge
-from rt4ksr_client.errors import PictureError, Rt4ksrError
+from rt4ksr_client.errors import PictureError, Rt4ksrError, ServerUnreachableError
 from rt4ksr_client.pipeline import in_order
 from rt4ksr_client.sizing import Box
 from rt4ksr_client.upscaler import Upscaler
@@ -77,10 +77,11 @@ class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option("--strip-metadata", is_flag=True, help="Leave out ICC, EXIF, XMP, IPTC and DPI.")
 @click.option("--overwrite", is_flag=True, help="In a folder: also what is there and up to date.")
 @click.option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0, min_open=True),
-    default=(Image.MAX_IMAGE_PIXELS or 0) / 1e6 or 90.0,
-    show_default="89.5",
+    "--max-pixels",
+    "max_px",
+    type=click.IntRange(min=1),
+    default=Image.MAX_IMAGE_PIXELS,
+    show_default=True,
     help="Refuse larger sources, against decompression bombs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per picture on stdout.")
@@ -96,7 +97,7 @@ def upscale(
     quality: int | None,
     strip_metadata: bool,
     overwrite: bool,
-    max_megapixels: float,
+    max_px: int,
     as_json: bool,
     verbose: bool,
     server: ServerChoice,
@@ -116,7 +117,7 @@ def upscale(
     if target is not None and output is not None:
         raise click.UsageError("give the output once: as TARGET or with -o")
     say_warnings()
-    Image.MAX_IMAGE_PIXELS = round(max_megapixels * 1e6)
+    Image.MAX_IMAGE_PIXELS = max_px
     settings = Settings(
         int(scale), box, format_name.upper() if format_name else None, quality, strip_metadata
     )
@@ -189,6 +190,10 @@ def _guarded(
                 return enlarge(job.source, job.target, upscaler, settings)
             except CancelledError:
                 raise
+            except ServerUnreachableError as exc:
+                raise ServerUnreachableError(
+                    f"{exc}; what is done is kept: run it again to go on from there"
+                ) from exc
             except Rt4ksrError as exc:
                 return job, exc
 

@@ -1,0 +1,75 @@
+"""The ``rt4ksr`` program: its exit codes, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from rt4ksr_client import cli
+from rt4ksr_client.errors import PictureError
+
+
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return caught.value.code
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--help") == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["upscale", "status", "compare"])
+def test_every_picture_command_has_help_without_a_server(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(name, "--help") == 0
+    assert "--transport" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("upscale",),
+        ("upscale", "in.png", "--to", "huge"),
+        ("upscale", "in.png", "a.png", "-o", "b.png"),
+        ("upscale", "in.png", "--scale", "4"),
+        ("nothing",),
+    ],
+)
+def test_wrong_usage_exits_with_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*arguments) == 2
+    assert "Error:" in capsys.readouterr().err
+
+
+def test_an_error_of_ours_is_one_line_and_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.png"
+
+    assert exit_code("upscale", str(missing)) == 1
+    assert capsys.readouterr().err == f"rt4ksr: error: {missing}: there is no such file\n"
+
+
+def test_debug_shows_the_error_itself(tmp_path: Path) -> None:
+    with pytest.raises(PictureError):
+        cli.main(["--debug", "upscale", str(tmp_path / "missing.png")])
+
+
+def test_ctrl_c_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load", lambda name, row: interrupted)
+
+    assert exit_code("status") == 130
+    assert "interrupted" in capsys.readouterr().err
