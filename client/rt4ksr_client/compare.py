@@ -97,6 +97,8 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def _as_url(image: Image.Image) -> str:
     kind = "WEBP" if max(image.size) <= _LARGEST_WEBP_PX else "JPEG"
+    # Pages are passed on: of the metadata only what colours need, not where it was taken.
+    image.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
     buffer = io.BytesIO()
     encode([image], buffer, kind, quality=_QUALITY)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getbuffer()).decode()}"
