@@ -373,6 +373,15 @@ def test_what_is_not_a_video_is_said(upscaler: Upscaler, tmp_path: Path, content
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
+def test_a_source_that_was_cut_off_is_said(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", frames=60, draw=counted)
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) * 2 // 3])
+
+    with pytest.warns(PictureWarning, match="ends early"):
+        upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+
+
 def test_an_unknown_format_is_said_before_the_work(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2)
 

@@ -16,6 +16,7 @@ import numpy as np
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import writing
 from rt4ksr_client.frames import Frame
+from rt4ksr_client.pictures import warn
 from rt4ksr_client.upscaler import Upscaler
 from rt4ksr_client.video.ahead import ahead
 from rt4ksr_client.video.assembly import assemble, check_container
@@ -26,6 +27,9 @@ from rt4ksr_client.video.source import Shot, VideoFacts, read_shots
 __all__ = ["Progress", "upscale_video"]
 
 DECODED_AHEAD = 4
+
+_COMPLETE = 0.9
+"""Share of the length promised by the header below which a source is taken for cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,10 @@ def upscale_video(
     if not progress.done:
         folder.remove()
         raise VideoError(f"{source}: no frames between --start and --end")
-    assemble(folder.finished(), source, target, facts, options)
+    segments = folder.finished()
+    if options.end_s is None and options.frames is None:
+        _say_if_cut_off(source, facts, max(max(segment.pts) for segment in segments))
+    assemble(segments, source, target, facts, options)
     folder.remove()
     return progress
 
@@ -104,6 +111,12 @@ def _encode(
     finally:
         upscaled.close()
     return progress
+
+
+def _say_if_cut_off(source: Path, facts: VideoFacts, last_pts: int) -> None:
+    length_s = float((last_pts - facts.start_pts) * facts.time_base)
+    if length_s < facts.duration_s * _COMPLETE - 1 / facts.rate:
+        warn(f"{source}: ends early, after {length_s:.1f} of {facts.duration_s:.1f} seconds")
 
 
 def _first(shots: Iterator[Shot], count: int) -> Iterator[Shot]:

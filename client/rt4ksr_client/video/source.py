@@ -55,6 +55,7 @@ class VideoFacts:
     rate: Fraction
     aspect: Fraction
     start_pts: int
+    duration_s: float
     expected_frames: int
     rotation: int
     primaries: int
@@ -97,6 +98,7 @@ class VideoFacts:
             rate=Fraction(rate),
             aspect=aspect or Fraction(1),
             start_pts=_time_of(frame),
+            duration_s=duration_s,
             expected_frames=stream.frames or round(duration_s * rate),
             rotation=rotation,
             primaries=_known(frame.color_primaries, 1),
