@@ -75,7 +75,8 @@ def enlarge(source: Path, target: Path, upscaler: Upscaler, settings: Settings) 
     done = Enlarged(str(source), str(target))
     with done.timed("decode"):
         image = _decoded(source)
-    shots, durations_ms = _upscaled(image, str(source), format_name, upscaler, settings, done)
+    with image:  # an animation is read as it goes
+        shots, durations_ms = _upscaled(image, str(source), format_name, upscaler, settings, done)
     timing = animation.timing(format_name, durations_ms, image.info.get("loop"))
     with done.timed("encode"):
         _write(shots, target, format_name, settings, timing)

@@ -159,14 +159,14 @@ def test_an_animation_keeps_every_frame_and_its_time(url: str, tmp_path: Path, s
     )
 
     assert run(url, source, target).exit_code == 0
-    large = Image.open(target)
-    assert large.n_frames == 4  # type: ignore[attr-defined]
-    for index, duration_ms in enumerate((100, 200, 50, 300)):
-        large.seek(index)
-        assert large.info["duration"] == duration_ms
-        assert large.size == (32, 32)
-        colour = np.asarray(large.convert("RGB"))[5, 5].astype(int)
-        assert np.abs(colour - (60 * index, 255 - 60 * index, 0)).max() <= 2
+    with Image.open(target) as large:
+        assert large.n_frames == 4  # type: ignore[attr-defined]
+        for index, duration_ms in enumerate((100, 200, 50, 300)):
+            large.seek(index)
+            assert large.info["duration"] == duration_ms
+            assert large.size == (32, 32)
+            colour = np.asarray(large.convert("RGB"))[5, 5].astype(int)
+            assert np.abs(colour - (60 * index, 255 - 60 * index, 0)).max() <= 2
 
 
 def test_metadata_is_kept_unless_stripped(url: str, tmp_path: Path) -> None:
