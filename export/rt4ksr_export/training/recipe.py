@@ -25,11 +25,13 @@ class Recipe:
 
     ``degrade``: a name of ``degradations.PRESETS``. ``iterations`` of ``batch_size`` patches of
     ``patch_px`` x ``patch_px`` small pixels; from ``large_patch_from`` (a share of the
-    iterations) on they are ``large_patch_px``, and from ``l2_from`` on the loss is the mean square
-    instead of the mean absolute difference, which is what PSNR counts. The learning rate warms up
-    over ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and
-    falls as a cosine to a hundredth. ``ema_decay``: of the
-    average of the weights, which is what is kept as the result. ``clip_norm`` bounds the gradient.
+    iterations) on they are ``large_patch_px``. The loss is the mean absolute difference, from
+    ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches,
+    for which smooth ones count as much as those full of detail. The learning rate warms up over
+    ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and falls
+    as a cosine to a hundredth. ``ema_decay``: of the average of the weights, which is what is
+    kept as the result. ``clip_norm`` bounds the gradient. In the end the upsampler is fitted to
+    ``polish_batches`` batches of pairs (see ``polish.py``).
     """
 
     scale: int
@@ -43,8 +45,10 @@ class Recipe:
     warmup: int = 200
     decay_from: float = 0.0
     l2_from: float = 0.5
+    psnr_from: float = 1.0
     ema_decay: float = 0.999
     clip_norm: float = 2.0
+    polish_batches: int = 400
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class Recipe:
             raise ValueError(f"degrade must be one of {', '.join(PRESETS)}, got {self.degrade!r}")
         if not (self.learning_rate > 0 and 0 <= self.ema_decay < 1 and self.clip_norm > 0):
             raise ValueError("learning_rate and clip_norm must be positive, ema_decay in [0, 1)")
+        if self.polish_batches < 0:
+            raise ValueError(f"polish_batches must not be negative, got {self.polish_batches}")
 
     def learning_rate_at(self, iteration: int) -> float:
         """Learning rate of an iteration, counted from 0."""
@@ -72,9 +78,11 @@ class Recipe:
         late = iteration >= self.large_patch_from * self.iterations
         return self.large_patch_px if late else self.patch_px
 
-    def squared_at(self, iteration: int) -> bool:
-        """Whether the loss is the mean square by now."""
-        return iteration >= self.l2_from * self.iterations
+    def loss_at(self, iteration: int) -> str:
+        """Which loss counts: ``l1``, ``l2`` or ``psnr``."""
+        if iteration >= self.psnr_from * self.iterations:
+            return "psnr"
+        return "l2" if iteration >= self.l2_from * self.iterations else "l1"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
