@@ -1,0 +1,143 @@
+"""Where the time of one picture goes in the client: 1080p JPEG in, 4K picture out, real model.
+
+Stages: decode; prepare (padding, premultiplying); request, of which the server's own statistics say
+how much was the network (server) and the rest is the way there and back (wire); finish; encode.
+Milliseconds, medians; then whole pictures one at a time against four in flight.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.files import open_picture, save_picture
+from rt4ksr_client.frames import from_batch, to_batch
+from rt4ksr_client.pictures import join, split
+from rt4ksr_client.transports import Transport, TransportName, open_transport
+from rt4ksr_server import TritonServer
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "docs" / "pictures" / "nuthatch_1080p.jpg"
+SPEC = DEFAULT_MODELS[2]
+TRANSPORTS: tuple[TransportName, ...] = ("grpc", "http", "shm")
+FORMATS = ("png", "jpg", "webp")
+ROUNDS = 5
+PIPELINED = 8
+TIMEOUT_S = 60.0
+
+Stages = dict[str, list[float]]
+
+
+def main() -> None:
+    """Measure and print."""
+    console = Console(width=110)
+    stages = Table(title="one picture, ms", title_justify="left")
+    whole = Table(title="whole frames, array to array, s per frame", title_justify="left")
+    names = ("decode", "prepare", "wire", "server", "finish", *(f"encode {f}" for f in FORMATS))
+    for name in ("transport", *names):
+        stages.add_column(name, justify="right")
+    for name in ("transport", "one at a time", "four in flight"):
+        whole.add_column(name, justify="right")
+    with TritonServer(ROOT / "model_repository") as server:
+        for transport in TRANSPORTS:
+            url = f"http://{server.http_url}" if transport == "http" else server.grpc_url
+            taken = _stages(url, transport)
+            stages.add_row(transport, *(f"{statistics.median(taken[name]):.1f}" for name in names))
+            whole.add_row(transport, *(f"{value:.3f}" for value in _whole(url, transport)))
+    console.print(stages)
+    console.print(whole)
+
+
+def _stages(url: str, transport_name: TransportName) -> Stages:
+    taken: Stages = defaultdict(list)
+    transport = open_transport(url, transport_name)
+    try:
+        with (
+            Upscaler(url, scale=SPEC.scale) as asking,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            multiple = asking.served_model.size_multiple
+            for index in track(range(ROUNDS + 1), transport_name, transient=True):
+                times = _once(transport, asking, multiple, Path(folder))
+                if index:  # the first one warms up
+                    for name, value in times.items():
+                        taken[name].append(value)
+    finally:
+        transport.close()
+    return taken
+
+
+def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -> dict[str, float]:
+    times: dict[str, float] = {}
+    clock = _Clock(times)
+    image = open_picture(SOURCE)
+    clock.lap("decode")
+    parts = split(image)
+    batch = to_batch(parts.frame, multiple)
+    clock.lap("prepare")
+    before_ms = _server_ms(asking)
+    clock.lap("")
+    answer = transport.infer(SPEC.name, batch, timeout_s=TIMEOUT_S)
+    clock.lap("wire")
+    times["server"] = _server_ms(asking) - before_ms
+    times["wire"] -= times["server"]
+    clock.lap("")
+    height, width, _ = parts.frame.shape
+    upscaled = join(parts, from_batch(answer, height * SPEC.scale, width * SPEC.scale))
+    clock.lap("finish")
+    for suffix in FORMATS:
+        save_picture(upscaled, folder / f"out.{suffix}")
+        clock.lap(f"encode {suffix}")
+    return times
+
+
+class _Clock:
+    """Milliseconds since the last lap."""
+
+    def __init__(self, times: dict[str, float]) -> None:
+        self._times = times
+        self._last_s = perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Keep the time since the last lap under ``name``; an empty one is thrown away."""
+        now_s = perf_counter()
+        if name:
+            self._times[name] = (now_s - self._last_s) * 1000
+        self._last_s = now_s
+
+
+def _server_ms(asking: Upscaler) -> float:
+    """Milliseconds the model has spent on requests so far, by Triton's statistics."""
+    found = next(m.statistics for m in asking.status().models if m.name == SPEC.name)
+    assert found is not None
+    return found.answered * (found.queue_ms + found.input_ms + found.infer_ms + found.output_ms)
+
+
+def _whole(url: str, transport: TransportName) -> tuple[float, float]:
+    frame = np.asarray(Image.open(io.BytesIO(SOURCE.read_bytes())).convert("RGB"))
+    with Upscaler(url, scale=SPEC.scale, transport=transport) as upscaler:
+        upscaler.upscale(frame)
+        start_s = perf_counter()
+        for _ in range(PIPELINED):
+            upscaler.upscale(frame)
+        single_s = (perf_counter() - start_s) / PIPELINED
+        start_s = perf_counter()
+        for _ in upscaler.map([frame] * PIPELINED, in_flight=4):
+            pass
+        return single_s, (perf_counter() - start_s) / PIPELINED
+
+
+if __name__ == "__main__":
+    main()
