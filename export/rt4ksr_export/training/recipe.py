@@ -48,7 +48,7 @@ class Recipe:
     psnr_from: float = 1.0
     ema_decay: float = 0.999
     clip_norm: float = 2.0
-    polish_batches: int = 400
+    polish_batches: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
