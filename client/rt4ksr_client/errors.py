@@ -13,6 +13,7 @@
     ├── CheckpointError           rt4ksr_export: weights that cannot be read or do not fit
     ├── ExportError               rt4ksr_export: a repository that could not be made
     │   └── VerificationError         the exported graph differs from the network
+    ├── LoadTestError             rt4ksr_loadtest: a load test that cannot be run or read
     ├── ServerStartError          rt4ksr_server: tritonserver is missing or did not become ready
     └── MissingExtraError         a part of this distribution that is not installed
 
@@ -26,6 +27,7 @@ __all__ = [
     "DeadlineExceededError",
     "ExportError",
     "InvalidRequestError",
+    "LoadTestError",
     "MissingExtraError",
     "ModelNotReadyError",
     "OverloadedError",
@@ -90,6 +92,10 @@ class ExportError(Rt4ksrError):
 
 class VerificationError(ExportError):
     """The exported graph differs from the network by more than the tolerance."""
+
+
+class LoadTestError(Rt4ksrError):
+    """A load test cannot be run as asked, or its result cannot be read."""
 
 
 class ServerStartError(Rt4ksrError):

@@ -157,15 +157,10 @@ class FusedRT4KSR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
-        return F.pixel_shuffle(self.upsample(self.features(x)), self.architecture.shuffle)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Map ``(N, 3, H, W)`` in [0, 1] to what is upsampled, ``(N, C, H/2, W/2)``."""
         x = self.head(F.pixel_unshuffle(x, UNSHUFFLE))
         for block in self.body:
             x = F.gelu(block(x))
-        out: Tensor = self.tail(x)
-        return out
+        return F.pixel_shuffle(self.upsample(self.tail(x)), self.architecture.shuffle)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -78,18 +79,22 @@ def test_the_authors_checkpoints_are_read(authors_checkpoint: Path) -> None:
     assert load_network(authors_checkpoint).architecture == Architecture(scale)
 
 
+@dataclass
 class _Bomb:
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return Path.touch, (Path("/tmp/rt4ksr_code_was_run"),)  # type: ignore[return-value]
+    touched: Path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.touched,)
 
 
 def test_a_pickle_with_code_in_it_is_refused_and_not_run(state: State, tmp_path: Path) -> None:
     path = tmp_path / "bomb.pth"
-    torch.save({"state_dict": {**state, "extra": _Bomb()}}, path)
+    code_was_run = tmp_path / "code_was_run"
+    torch.save({"state_dict": {**state, "extra": _Bomb(code_was_run)}}, path)
 
     with pytest.raises(CheckpointError, match=r"bomb\.pth.*could run code"):
         load_network(path)
-    assert not Path("/tmp/rt4ksr_code_was_run").exists()
+    assert not code_was_run.exists()
 
 
 def _without(state: State) -> object:

@@ -16,12 +16,15 @@ from rt4ksr_export.network import RT4KSR, Architecture
 from rt4ksr_export.training.degradations import PRESETS, Degradation, Video, downscale
 from rt4ksr_export.training.initialization import initial_network
 from rt4ksr_export.training.loop import Trainer
-from rt4ksr_export.training.pictures import PairSource, find_pictures, load_pictures
-from rt4ksr_export.training.polish import polished
+from rt4ksr_export.training.pictures import (
+    PairSource,
+    find_pictures,
+    load_pictures,
+    sizes_to_train_on,
+)
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.validation import Validation
-from rt4ksr_export.weights import packaged_weights
 
 SMALL = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
 
@@ -278,8 +281,7 @@ def test_training_and_fine_tuning_from_the_command_line(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.toml"
-    settings = {**SMALL, "polish_batches": 0}
-    recipe.write_text("\n".join(f"{name} = {value}" for name, value in settings.items()))
+    recipe.write_text("\n".join(f"{name} = {value}" for name, value in SMALL.items()))
     common = ["--data", str(photographs), "--recipe", str(recipe), "--iterations", "2"]
 
     for extra, name in ((["--scale", "2"], "a"), (["--scale", "2", "--init", "rt4ksr_x2"], "b")):
@@ -294,21 +296,27 @@ def test_training_and_fine_tuning_from_the_command_line(
     assert "for x2, not x3" in capsys.readouterr().err
 
 
-def test_polishing_takes_out_a_wrong_brightness_and_leaves_the_network_alone(
-    photograph: Path,
+def test_a_compressed_jpeg_is_trained_on_at_half_size_and_large_pictures_at_several(
+    photograph: Path, tmp_path: Path
 ) -> None:
-    pixels = np.asarray(Image.open(photograph))[100:600, 100:700]
-    source = PairSource([pixels], PRESETS["clean"], 2, seed=5)
-    network = load_network(packaged_weights("rt4ksr_x2"))
-    with torch.no_grad():
-        network.upsample[0].bias += 3 / 255
-    before = weights_sha256(network)
-    validation = Validation([pixels], PRESETS["clean"], 2, seed=1)
+    large = Image.open(photograph).convert("RGB").resize((2600, 1500))
+    files = {"low.jpg": (large.resize((720, 380)), 85), "high.jpg": (large.resize((720, 380)), 98)}
+    for name, (picture, quality) in files.items():
+        picture.save(tmp_path / name, quality=quality)
+    large.save(tmp_path / "large.png")
 
-    better = polished(network, source, batches=3)
+    sizes = {
+        path.name: [
+            p.shape[1::-1] for p in load_pictures([path], 64, print, sizes=sizes_to_train_on)
+        ]
+        for path in find_pictures([tmp_path])
+    }
 
-    assert weights_sha256(network) == before
-    assert validation.psnr_db(better) > validation.psnr_db(network) + 0.2
+    assert sizes == {
+        "low.jpg": [(360, 190)],
+        "high.jpg": [(720, 380)],
+        "large.png": [(1300, 750), (650, 375)],
+    }
 
 
 def test_an_authors_checkpoint_can_be_fine_tuned(

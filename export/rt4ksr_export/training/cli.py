@@ -27,9 +27,9 @@ from rt4ksr_export.training.pictures import (
     PairSource,
     find_pictures,
     load_pictures,
+    sizes_to_train_on,
     smallest_side_px,
 )
-from rt4ksr_export.training.polish import POLISH_PATCH_PX, polished
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.validation import Validation
@@ -120,7 +120,7 @@ def train(
     if not finished:
         console.print(f"stopped; the same command goes on from {run.folder}")
         raise click.exceptions.Exit(130)
-    save_network(_polished(trainer, console), output, {"scale": str(settings.scale)})
+    save_network(trainer.averaged(), output, {"scale": str(settings.scale)})
     click.echo(f"{output}: the log is {run.folder / 'log.csv'}, its plot log.png")
 
 
@@ -153,15 +153,6 @@ def _network(recipe: Recipe, init: str | None) -> RT4KSR:
     return network.train()
 
 
-def _polished(trainer: Trainer, console: Console) -> RT4KSR:
-    batches = trainer.recipe.polish_batches
-    if batches == 0:
-        return trainer.averaged()
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("polishing", total=batches)
-        return polished(trainer.averaged(), trainer.source, batches, lambda: progress.advance(task))
-
-
 def _trainer(
     network: RT4KSR,
     recipe: Recipe,
@@ -174,16 +165,16 @@ def _trainer(
     held_out = find_pictures(validation) if validation else paths[:: max(2, len(paths) // 10)]
     if len(paths) > 1:
         paths = [path for path in paths if path not in set(held_out)]
-    polish_patch_px = POLISH_PATCH_PX if recipe.polish_batches else 0
-    largest_patch_px = max(recipe.patch_px, recipe.large_patch_px, polish_patch_px)
-    smallest_px = smallest_side_px(recipe.scale, largest_patch_px)
+    smallest_px = smallest_side_px(recipe.scale, recipe.largest_patch_px)
 
     def skipped(path: Path, reason: str) -> None:
         console.print(f"left out: {reason}", style="yellow", highlight=False)
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("decoding", total=len(paths))
-        pictures = load_pictures(paths, smallest_px, skipped, lambda: progress.advance(task))
+        pictures = load_pictures(
+            paths, smallest_px, skipped, lambda: progress.advance(task), sizes_to_train_on
+        )
     shown = load_pictures(held_out[:VALIDATION_PICTURES], smallest_px, skipped)
     degradation = PRESETS[recipe.degrade]
     return Trainer(

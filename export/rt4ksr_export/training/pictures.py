@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rt4ksr_client import metadata
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.files import open_picture
+from rt4ksr_client.files import decode
 from rt4ksr_export.training.degradations import Degradation, Pixels
 
-__all__ = ["PairSource", "find_pictures", "load_pictures"]
+__all__ = ["PairSource", "find_pictures", "halved", "load_pictures", "sizes_to_train_on"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
 
 HALVED_FROM_PX = 2500
 """Longest side from which a picture is halved, until it is below: that removes the artefacts its
 own compression left and the blur its demosaicing did."""
+
+SMALLEST_COPY_PX = 360
+"""Least shortest side of the smaller copies of a picture that are trained on as well."""
+
+QUALITY_95 = 400
+"""Sum of the luminance quantization table of a JPEG of quality 95 (libjpeg's scale), rounded up."""
 
 MARGIN_PX = 4
 """Small pixels around a patch that are cut off again, so that its border was scaled (bicubic
@@ -51,6 +58,7 @@ def load_pictures(
     smallest_px: int,
     skipped: Callable[[Path, str], None],
     done: Callable[[], None] = lambda: None,
+    sizes: Callable[[Image.Image], list[Pixels]] = lambda picture: [halved(picture)],
 ) -> list[Pixels]:
     """Decode ``paths`` to uint8 ``(H, W, 3)``; what cannot be used is told to ``skipped``.
 
@@ -59,6 +67,7 @@ def load_pictures(
         smallest_px: a picture with a shorter side is of no use.
         skipped: gets each unusable path and the reason.
         done: called after each path.
+        sizes: :func:`halved` of each, or :func:`sizes_to_train_on`.
 
     Raises:
         PictureError: nothing is left.
@@ -67,14 +76,14 @@ def load_pictures(
     pictures = []
     for path in paths:
         try:
-            pixels = _halved(open_picture(path).convert("RGB"))
+            found = sizes(decode(path, str(path)))
         except PictureError as exc:
             skipped(path, str(exc))
         else:
-            if min(pixels.shape[:2]) < smallest_px:
+            usable = [pixels for pixels in found if min(pixels.shape[:2]) >= smallest_px]
+            if not usable:
                 skipped(path, f"{path}: smaller than a patch of {smallest_px} pixels")
-            else:
-                pictures.append(pixels)
+            pictures += usable
         done()
     if not pictures:
         raise PictureError(
@@ -84,11 +93,38 @@ def load_pictures(
     return pictures
 
 
-def _halved(picture: Image.Image) -> Pixels:
+def halved(picture: Image.Image) -> Pixels:
+    """Return uint8 ``(H, W, 3)``, upright; halved until below ``HALVED_FROM_PX``."""
+    picture = metadata.upright(picture).convert("RGB")
     while max(picture.size) >= HALVED_FROM_PX:
-        half = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(half, Image.Resampling.BICUBIC)
+        picture = _half(picture)
     return np.asarray(picture)
+
+
+def sizes_to_train_on(picture: Image.Image) -> list[Pixels]:
+    """Return uint8 ``(H, W, 3)`` of ``picture`` in every size that is worth training on.
+
+    That is :func:`halved`, then half of that and so on while its shortest side has at least
+    ``SMALLEST_COPY_PX``. A JPEG of less than about quality 95 is halved at least once, however
+    small it is, or the network would learn to draw its blocks.
+    """
+    largest = halved(picture)
+    if _is_compressed(picture) and max(picture.size) < HALVED_FROM_PX:
+        largest = np.asarray(_half(Image.fromarray(largest)))
+    sizes = [largest]
+    while min(sizes[-1].shape[:2]) >= 2 * SMALLEST_COPY_PX:
+        sizes.append(np.asarray(_half(Image.fromarray(sizes[-1]))))
+    return sizes
+
+
+def _half(picture: Image.Image) -> Image.Image:
+    size = (picture.width // 2, picture.height // 2)
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _is_compressed(picture: Image.Image) -> bool:
+    tables: Mapping[int, Sequence[int]] = getattr(picture, "quantization", {})
+    return sum(tables.get(0, ())) > QUALITY_95
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ class Recipe:
     for which smooth ones count as much as those full of detail. The learning rate warms up over
     ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and falls
     as a cosine to a hundredth. ``ema_decay``: of the average of the weights, which is what is
-    kept as the result. ``clip_norm`` bounds the gradient. In the end the upsampler is fitted to
-    ``polish_batches`` batches of pairs (see ``polish.py``).
+    kept as the result. ``clip_norm`` bounds the gradient.
     """
 
     scale: int
@@ -48,7 +47,6 @@ class Recipe:
     psnr_from: float = 1.0
     ema_decay: float = 0.999
     clip_norm: float = 2.0
-    polish_batches: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -62,8 +60,6 @@ class Recipe:
             raise ValueError(f"degrade must be one of {', '.join(PRESETS)}, got {self.degrade!r}")
         if not (self.learning_rate > 0 and 0 <= self.ema_decay < 1 and self.clip_norm > 0):
             raise ValueError("learning_rate and clip_norm must be positive, ema_decay in [0, 1)")
-        if self.polish_batches < 0:
-            raise ValueError(f"polish_batches must not be negative, got {self.polish_batches}")
 
     def learning_rate_at(self, iteration: int) -> float:
         """Learning rate of an iteration, counted from 0."""
@@ -72,6 +68,11 @@ class Recipe:
         decayed = max(0.0, iteration - decay_start) / max(1.0, self.iterations - decay_start)
         cosine = 0.5 * (1 + math.cos(math.pi * decayed))
         return self.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+    @property
+    def largest_patch_px(self) -> int:
+        """Side of the largest small patch."""
+        return self.large_patch_px if self.large_patch_from < 1 else self.patch_px
 
     def patch_px_at(self, iteration: int) -> int:
         """Side of a small patch."""

@@ -1,0 +1,1 @@
+"""Stress-tests a Triton server with 4K work, and tells the truth about it."""
