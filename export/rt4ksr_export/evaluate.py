@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from rt4ksr_export.scores import luma, psnr_db, ssim
-from rt4ksr_export.training.degradations import Pixels, downscale
+from rt4ksr_export.training.degradations import Jpeg, Piece, Pixels, Video, downscale
 
-__all__ = ["CONDITIONS", "Method", "Scores", "bicubic", "evaluate", "pairs", "summary_table"]
+__all__ = [
+    "CONDITIONS",
+    "FRAMES",
+    "PHOTOGRAPHS",
+    "Method",
+    "Scores",
+    "bicubic",
+    "evaluate",
+    "pairs",
+    "summary_table",
+]
 
 Method = Callable[[Pixels], Pixels]
 """Upscales uint8 ``(H, W, 3)``, H and W even."""
 
-CONDITIONS: Mapping[str, int | None] = {"clean": None, "JPEG 90": 90, "JPEG 75": 75}
-"""How the small picture was kept: as it is, or as JPEG of that quality (Pillow's, 4:2:0)."""
+CONDITIONS: Final[Mapping[str, tuple[Piece, ...]]] = MappingProxyType(
+    {
+        "clean": (),
+        "JPEG 90": (Jpeg(90, 90),),
+        "JPEG 75": (Jpeg(75, 75),),
+        "H.264 23": (Video("libx264", 23, 23),),
+        "H.264 28": (Video("libx264", 28, 28),),
+    }
+)
+"""What happened to the small picture: nothing, JPEG of a quality (Pillow's, 4:2:0), or H.264 at a
+constant rate factor, as the last of three frames of a slow pan."""
+
+PHOTOGRAPHS: Final = ("clean", "JPEG 90", "JPEG 75")
+FRAMES: Final = ("H.264 23", "H.264 28")
 
 
 @dataclass(frozen=True)
@@ -50,18 +73,27 @@ def bicubic(scale: int) -> Method:
     return upscale
 
 
-def pairs(large: Pixels, scale: int) -> Iterator[tuple[str, Pixels, Pixels]]:
+def pairs(
+    large: Pixels, scale: int, conditions: Sequence[str] = PHOTOGRAPHS
+) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Yield condition, small and large picture; the large one is cropped to fit the scale."""
     step = 2 * scale
     height, width = (side // step * step for side in large.shape[:2])
     large = large[:height, :width]
     small = downscale(Image.fromarray(large), scale)
-    for condition, quality in CONDITIONS.items():
-        yield condition, np.asarray(_as_jpeg(small, quality)), large
+    for condition in conditions:
+        rng = np.random.default_rng(0)
+        degraded = small
+        for piece in CONDITIONS[condition]:
+            degraded = piece(degraded, rng)
+        yield condition, np.asarray(degraded), large
 
 
 def evaluate(
-    pictures: Iterable[tuple[str, Pixels]], scale: int, methods: Mapping[str, Method]
+    pictures: Iterable[tuple[str, Pixels]],
+    scale: int,
+    methods: Mapping[str, Method],
+    conditions: Sequence[str] = PHOTOGRAPHS,
 ) -> Iterator[Scores]:
     """Score every method on every picture in every condition.
 
@@ -69,11 +101,12 @@ def evaluate(
         pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
         scale: 2 or 3; the border cut off is twice as wide.
         methods: by name.
+        conditions: names of :data:`CONDITIONS`.
 
     """
     border = 2 * scale
     for name, picture in pictures:
-        for condition, small, large in pairs(picture, scale):
+        for condition, small, large in pairs(picture, scale, conditions):
             large_y = luma(large)
             for method, upscale in methods.items():
                 upscaled = upscale(small)
@@ -136,9 +169,10 @@ def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
 
     reference = {(s.condition, s.picture): s.psnr_rgb_db for s in scores if s.method == baseline}
     methods = [m for m in dict.fromkeys(s.method for s in scores) if m != baseline]
-    figure = Figure(figsize=(4 * len(CONDITIONS), 4), layout="constrained")
-    axes = figure.subplots(1, len(CONDITIONS), sharey=True)
-    for axis, condition in zip(axes, CONDITIONS, strict=True):
+    conditions = list(dict.fromkeys(s.condition for s in scores))
+    figure = Figure(figsize=(4 * len(conditions), 4), layout="constrained")
+    axes = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
+    for axis, condition in zip(axes, conditions, strict=True):
         for method in methods:
             gains = sorted(
                 s.psnr_rgb_db - reference[condition, s.picture]
@@ -155,11 +189,3 @@ def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
-
-
-def _as_jpeg(small: Image.Image, quality: int | None) -> Image.Image:
-    if quality is None:
-        return small
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")

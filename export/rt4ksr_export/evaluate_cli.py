@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,8 @@ from rt4ksr_client.errors import CheckpointError, PictureError
 from rt4ksr_client.files import written_beside
 from rt4ksr_export.checkpoint import load_network
 from rt4ksr_export.evaluate import (
-    CONDITIONS,
+    FRAMES,
+    PHOTOGRAPHS,
     Method,
     Scores,
     Summary,
@@ -37,6 +39,7 @@ from rt4ksr_export.weights import weights_file
 
 BASELINE = "bicubic"
 SMALLEST_PX = 48
+PIPED_COLUMNS = 120
 
 
 @click.command("evaluate")
@@ -58,6 +61,11 @@ SMALLEST_PX = 48
 @click.option("--url", help="Score what a running server answers (host:port of its gRPC port).")
 @click.option("--model", help="With --url: the model's name, when not the scale's default.")
 @click.option(
+    "--video",
+    is_flag=True,
+    help="Score frames of H.264 video (rate factors 23 and 28) instead of photographs.",
+)
+@click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw each picture's gain on bicubic to this PNG.",
@@ -69,6 +77,7 @@ def evaluate_command(
     weights: tuple[str, ...],
     url: str | None,
     model: str | None,
+    video: bool,
     plot: Path | None,
     as_json: bool,
 ) -> None:
@@ -79,14 +88,17 @@ def evaluate_command(
     rt4ksr evaluate --data photos/ --scale 2 --weights mine.safetensors --weights rt4ksr_x2.pth
     rt4ksr evaluate --data photos/ --scale 2 --url 127.0.0.1:8001
 
-    Each picture is scaled down (Pillow's bicubic, antialiased), kept as it is or as JPEG 90 or 75,
-    and upscaled. 8-bit values; a border of twice the scale is cut off; Y is BT.601's.
+    Each picture is scaled down (Pillow's bicubic, antialiased), kept as it is or as JPEG 90 or 75
+    (--video: as a frame of H.264), and upscaled. 8-bit values; a border of twice the scale is cut
+    off; Y is BT.601's.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     console = Console(stderr=True)
     paths = find_pictures(data)
     with ExitStack() as stack:
         methods = _methods(int(scale), weights, url, model, stack)
-        scores = _scored(paths, int(scale), {BASELINE: bicubic(int(scale)), **methods}, console)
+        methods = {BASELINE: bicubic(int(scale)), **methods}
+        conditions = FRAMES if video else PHOTOGRAPHS
+        scores = _scored(paths, int(scale), methods, conditions, console)
     rows = summary_table(scores, BASELINE)
     if plot is not None:
         with written_beside(plot) as beside:
@@ -96,7 +108,8 @@ def evaluate_command(
         click.echo(json.dumps({"summary": summary, "scores": [s.as_dict() for s in scores]}))
     else:
         pictures = len({score.picture for score in scores})
-        Console().print(_table(rows, f"x{scale}, {pictures} pictures"))
+        wide = None if sys.stdout.isatty() else PIPED_COLUMNS
+        Console(width=wide).print(_table(rows, f"x{scale}, {pictures} pictures"))
 
 
 def _methods(
@@ -130,12 +143,16 @@ def _in_torch(given: str, scale: int) -> Method:
 
 
 def _scored(
-    paths: list[Path], scale: int, methods: dict[str, Method], console: Console
+    paths: list[Path],
+    scale: int,
+    methods: dict[str, Method],
+    conditions: Sequence[str],
+    console: Console,
 ) -> list[Scores]:
     scores: list[Scores] = []
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("scoring", total=len(paths) * len(CONDITIONS) * len(methods))
-        for score in evaluate(_pictures(paths, console), scale, methods):
+        task = progress.add_task("scoring", total=len(paths) * len(conditions) * len(methods))
+        for score in evaluate(_pictures(paths, console), scale, methods, conditions):
             scores.append(score)
             progress.advance(task)
     if not scores:
