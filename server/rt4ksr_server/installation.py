@@ -108,7 +108,7 @@ def _path_list(*entries: str | None) -> str:
 
 def _libpython_folders() -> list[str]:
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), os.path.join(sys.base_prefix, "lib")]  # noqa: PTH118
+    folders = [sysconfig.get_config_var("LIBDIR"), str(Path(sys.base_prefix, "lib"))]
     found = [folder for folder in folders if folder and Path(folder, name).is_file()]
     if not found:
         try:

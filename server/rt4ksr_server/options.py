@@ -53,7 +53,7 @@ class ServerOptions:
     @property
     def client_host(self) -> str:
         """The address a client on this machine uses, in the form that goes before ``:port``."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"[{host}]" if ":" in host else host
 
     def arguments(self, server_id: str, region_prefix: str, ports: Mapping[str, int]) -> list[str]:

@@ -96,7 +96,7 @@ class SupervisedProcess:
             return self.wait()
 
     def _read_pid(self) -> int:
-        assert self._supervisor.stdout is not None  # noqa: S101
+        assert self._supervisor.stdout is not None  # noqa: S101 - it was asked for as a pipe
         with self._supervisor.stdout as stdout:
             line = stdout.readline()
         if not line:
@@ -106,7 +106,7 @@ class SupervisedProcess:
 
     def _read_log(self, log: Callable[[str], None] | None) -> None:
         stream = self._supervisor.stderr
-        assert stream is not None  # noqa: S101
+        assert stream is not None  # noqa: S101 - it was asked for as a pipe
         with stream:
             for raw in stream:
                 line = raw.decode(errors="replace").rstrip()

@@ -83,11 +83,11 @@ def supervise(spec: Spec) -> int:
             preexec_fn=in_child,
         )
         with contextlib.suppress(BrokenPipeError):
-            print(triton.pid, flush=True)  # noqa: T201
+            print(triton.pid, flush=True)  # noqa: T201 - its pipes are its interface
         _wait_for_a_reason_to_stop(triton, spec.parent_pid)
         return _drain(triton, spec.drain_timeout_s)
     except OSError as error:
-        print(f"cannot run {spec.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        print(f"cannot run {spec.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - its pipes are its interface
         return 127
     finally:
         _clean_up(spec)
