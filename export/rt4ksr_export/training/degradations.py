@@ -149,7 +149,7 @@ class Degradation:
 PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
     {
         "clean": Degradation(clean_share=1.0),
-        "jpeg": Degradation(clean_share=0.4, pieces=((Jpeg(60, 95),),)),
+        "jpeg": Degradation(clean_share=0.5, pieces=((Jpeg(60, 95),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
         "h264": Degradation(clean_share=0.15, pieces=((Video("libx264", 20, 32),),)),
         "h265": Degradation(clean_share=0.15, pieces=((Video("libx265", 22, 34),),)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -115,7 +115,7 @@ class Trainer:
         upscaled = functional_call(
             self._fused, fuse_parameters(parameters), (self._to_device(small),)
         )
-        loss = _LOSSES[recipe.loss_at(iteration)](upscaled, self._to_device(large))
+        loss = self._loss_of(upscaled, self._to_device(large))
         value = loss.item()
         if not np.isfinite(value):
             raise CheckpointError(
@@ -130,6 +130,12 @@ class Trainer:
         self._loss += (1 - self._decay(0.99)) * (value - self._loss)
         self._update_average(parameters)
         return self._loss
+
+    def _loss_of(self, upscaled: Tensor, true: Tensor) -> Tensor:
+        kind = self.recipe.loss_at(self._iteration)
+        if kind == "psnr":
+            return _minus_psnr(upscaled, true, self.recipe.psnr_floor_db)
+        return F.l1_loss(upscaled, true) if kind == "l1" else F.mse_loss(upscaled, true)
 
     def _to_device(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Turn uint8 ``(N, H, W, 3)`` into float ``(N, 3, H, W)`` in [0, 1]."""
@@ -184,16 +190,10 @@ class Trainer:
         self._loss = state["loss"]
 
 
-def _minus_psnr(upscaled: Tensor, true: Tensor) -> Tensor:
-    """In bels: the logarithm of each patch's mean square error, bounded at half a level."""
-    return (upscaled - true).square().mean(dim=(1, 2, 3)).add(4e-6).log10().mean()
-
-
-_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "psnr": _minus_psnr,
-}
+def _minus_psnr(upscaled: Tensor, true: Tensor, floor_db: float) -> Tensor:
+    """In bels: the logarithm of each patch's mean square error, flat beyond ``floor_db``."""
+    floor: float = 10 ** (-floor_db / 10)
+    return (upscaled - true).square().mean(dim=(1, 2, 3)).add(floor).log10().mean()
 
 
 @contextmanager

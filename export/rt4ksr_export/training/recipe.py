@@ -27,7 +27,8 @@ class Recipe:
     ``patch_px`` x ``patch_px`` small pixels; from ``large_patch_from`` (a share of the
     iterations) on they are ``large_patch_px``. The loss is the mean absolute difference, from
     ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches,
-    for which smooth ones count as much as those full of detail. The learning rate warms up over
+    for which smooth ones count as much as those full of detail; above ``psnr_floor_db`` a patch
+    counts by its square error, as there is little left to gain. The learning rate warms up over
     ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and falls
     as a cosine to a hundredth. ``ema_decay``: of the average of the weights, which is what is
     kept as the result. ``clip_norm`` bounds the gradient.
@@ -45,6 +46,7 @@ class Recipe:
     decay_from: float = 0.0
     l2_from: float = 0.5
     psnr_from: float = 1.0
+    psnr_floor_db: float = 40.0
     ema_decay: float = 0.999
     clip_norm: float = 2.0
     seed: int = 1
