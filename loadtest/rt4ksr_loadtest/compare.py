@@ -1,0 +1,132 @@
+"""Two runs side by side, and whether the second is worse than the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rt4ksr_loadtest.gates import figures_of, judge_against
+from rt4ksr_loadtest.report import rows
+from rt4ksr_loadtest.report.html import fill
+from rt4ksr_loadtest.report.overlay import overlay_distributions, overlay_steps, overlay_timelines
+from rt4ksr_loadtest.report.words import NONE, all_warnings, number, percent
+from rt4ksr_loadtest.result import RunResult, Verdict
+
+__all__ = ["Comparison", "compare_page", "compare_runs"]
+
+_DIFFERS_ALWAYS = {"measured"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs have in common, and what not.
+
+    ``figures``: name, the first run's, the second's, and how much the second's is more;
+    ``verdicts``: of the second run against the first, with ``noise_share`` as the margin;
+    ``differences``: settings and machines that were not the same, for which the figures may
+    differ without anything having got better or worse; ``warnings``: what either run warned of.
+    """
+
+    names: tuple[str, str]
+    noise_share: float
+    figures: tuple[tuple[str, str, str, str], ...]
+    verdicts: tuple[Verdict, ...]
+    differences: tuple[tuple[str, str, str], ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def regressed(self) -> bool:
+        """Whether the second run is worse by more than the margin."""
+        return not all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def summary(self) -> str:
+        """One line on whether B got worse."""
+        margin = percent(self.noise_share)
+        if self.regressed:
+            return f"✘ B is worse than A by more than {margin}"
+        return f"✔ B is not worse than A by more than {margin}"
+
+
+def compare_runs(
+    earlier: RunResult, later: RunResult, names: tuple[str, str], noise_share: float
+) -> Comparison:
+    """Compare two runs; ``names`` are theirs, for people.
+
+    Raises:
+        LoadTestError: ``noise_share`` is not in [0, 1).
+
+    """
+    return Comparison(
+        names=names,
+        noise_share=noise_share,
+        figures=_figures(earlier, later),
+        verdicts=judge_against(later, earlier, noise_share),
+        differences=_differences(earlier, later),
+        warnings=tuple(
+            f"{label}: {text}"
+            for label, result in (("A", earlier), ("B", later))
+            for text in all_warnings(result)
+        ),
+    )
+
+
+def compare_page(comparison: Comparison, earlier: RunResult, later: RunResult) -> str:
+    """Return a page of HTML that needs nothing else: no file, no network, no script.
+
+    Raises:
+        LoadTestError: a result's latency histogram cannot be read.
+
+    """
+    runs = (earlier, later)
+    return fill(
+        "compare.html",
+        comparison=comparison,
+        started_at=tuple(run.started_at.replace("T", " ") for run in runs),
+        timelines=overlay_timelines(runs),
+        distributions=overlay_distributions(runs),
+        steps=overlay_steps(runs),
+    )
+
+
+def _figures(earlier: RunResult, later: RunResult) -> tuple[tuple[str, str, str, str], ...]:
+    before, now = _figures_by_name(earlier), _figures_by_name(later)
+    return tuple(_row(name, before[name], now[name]) for name in before)
+
+
+def _figures_by_name(result: RunResult) -> dict[str, float | None]:
+    judged, server = figures_of(result), result.server
+    served = server if server is not None and server.success_count else None
+    return {
+        "goodput, 4K frames/s": judged.goodput_fps,
+        "p50 latency, ms": judged.p50_ms,
+        "p99 latency, ms": judged.p99_ms,
+        "failures, % of the requests": 100 * judged.error_share,
+        "longest latency, ms": result.latency.max_ms if result.totals.right else None,
+        "server, queue, ms": served.queue_ms if served else None,
+        "server, input, ms": served.input_ms if served else None,
+        "server, inference, ms": served.infer_ms if served else None,
+        "server, output, ms": served.output_ms if served else None,
+        "server CPU, cores": server.cpu_cores if server else None,
+        "generator CPU, cores": result.generator.cpu_cores,
+    }
+
+
+def _row(name: str, before: float | None, now: float | None) -> tuple[str, str, str, str]:
+    change = NONE
+    if before and now is not None:
+        change = f"{100 * (now / before - 1):+.1f} %"
+    return name, _told(before), _told(now), change
+
+
+def _told(value: float | None) -> str:
+    return NONE if value is None else number(value)
+
+
+def _differences(earlier: RunResult, later: RunResult) -> tuple[tuple[str, str, str], ...]:
+    before = dict((*rows.settings(earlier), *rows.machine(earlier)))
+    now = dict((*rows.settings(later), *rows.machine(later)))
+    return tuple(
+        (name, before.get(name, NONE), now.get(name, NONE))
+        for name in dict.fromkeys((*before, *now))
+        if name not in _DIFFERS_ALWAYS and before.get(name) != now.get(name)
+    )

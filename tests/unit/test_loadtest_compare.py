@@ -1,0 +1,145 @@
+"""Two load tests side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import loadtest_samples as samples
+import pytest
+from click.testing import CliRunner, Result
+from msgspec.structs import replace
+
+from rt4ksr_client.errors import LoadTestError
+from rt4ksr_loadtest.compare import compare_page, compare_runs
+from rt4ksr_loadtest.compare_cli import compare_command
+from rt4ksr_loadtest.result import RunResult, write_result
+
+SLOWER = {"latency_ms": 300.0, "fps": 12.0}
+
+
+def compared(folder: Path, a: RunResult, b: RunResult, *options: str) -> Result:
+    write_result(a, folder / "a" / "result.json")
+    write_result(b, folder / "b" / "result.json")
+    arguments = [str(folder / "a"), str(folder / "b"), *options]
+    return CliRunner().invoke(compare_command, arguments)
+
+
+def page_of(a: RunResult, b: RunResult, name: str = "b") -> str:
+    return compare_page(compare_runs(a, b, ("a", name), 0.05), a, b)
+
+
+def test_the_same_run_twice_is_no_regression(tmp_path: Path) -> None:
+    outcome = compared(tmp_path, samples.run(), samples.run())
+
+    assert outcome.exit_code == 0
+    assert "B is not worse than A by more than 5 %" in outcome.output
+    assert "Not alike" not in outcome.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_worse_run_ends_with_exit_code_1_and_says_in_what(tmp_path: Path) -> None:
+    outcome = compared(tmp_path, samples.run(), samples.run(**SLOWER))
+
+    assert outcome.exit_code == 1
+    assert re.search(r"✘ goodput: 12\.\d frames/s \(at least 17\.\d frames/s\)", outcome.output)
+    assert "✘ p99 latency" in outcome.output
+    assert "✔ failures" in outcome.output
+    assert "B is worse than A by more than 5 %" in outcome.output
+
+
+def test_a_better_run_passes(tmp_path: Path) -> None:
+    assert compared(tmp_path, samples.run(**SLOWER), samples.run()).exit_code == 0
+
+
+def test_the_margin_is_that_of_the_option(tmp_path: Path) -> None:
+    outcome = compared(tmp_path, samples.run(), samples.run(**SLOWER), "--noise", "0.6")
+
+    assert outcome.exit_code == 0
+    assert "by more than 60 %" in outcome.output
+
+
+def test_changes_are_said_in_percent_of_the_first() -> None:
+    a = samples.run()
+    b = replace(a, totals=replace(a.totals, goodput_fps=a.totals.goodput_fps * 1.5))
+
+    figures = {row[0]: row for row in compare_runs(a, b, ("a", "b"), 0.05).figures}
+    assert figures["goodput, 4K frames/s"][3] == "+50.0 %"
+    assert figures["generator CPU, cores"][3] == "+0.0 %"
+
+
+def test_what_was_not_alike_is_listed() -> None:
+    a, b = samples.run(), samples.run(transport="http")
+    b = replace(b, machine=replace(b.machine, generator_cores=2))
+
+    differences = compare_runs(a, b, ("a", "b"), 0.05).differences
+    assert [name for name, _, _ in differences] == ["transport", "generator"]
+    assert differences[0] == ("transport", "grpc", "http")
+    assert "What was not alike" in page_of(a, b)
+    assert "What was not alike" not in page_of(a, a)
+
+
+def test_warnings_of_either_run_are_passed_on(tmp_path: Path) -> None:
+    limited = samples.run()
+    limited = replace(limited, generator=replace(limited.generator, is_limit=True))
+
+    assert "warning: A: The load generator is the limit" in (
+        " ".join(compared(tmp_path, limited, samples.run()).output.split())
+    )
+    assert "B: The load generator is the limit" in page_of(samples.run(), limited)
+
+
+def test_the_page_has_both_runs_in_each_plot_and_needs_nothing_else(tmp_path: Path) -> None:
+    page_path = tmp_path / "page" / "compare.html"
+    outcome = compared(
+        tmp_path, samples.saturating(), samples.saturating((4, 8, 12, 14)), "-o", str(page_path)
+    )
+    page = page_path.read_text(encoding="utf-8")
+    plots = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
+
+    assert f"{page_path}: open it in a browser" in outcome.output.replace("\n", "")
+    assert len(plots) == 3
+    assert all("var(--first)" in plot and "var(--second)" in plot for plot in plots)
+    assert not re.search(r'<script|(src|href)="(?!#)|url\(http', page)
+
+
+def test_runs_that_have_little_to_compare_make_a_page() -> None:
+    bare, knee = samples.nothing_right(), samples.saturating()
+
+    for a, b in ((bare, bare), (bare, samples.run()), (samples.run(), bare), (knee, bare)):
+        page = page_of(a, b)
+        assert "Over time" in page
+        assert not re.search(r">\s*(nan|inf|None)\b", page)
+
+
+def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    evil = samples.run(transport="[red]<b>x</b>", frames="\x1b[2Jgone")
+
+    assert "[red]<b>x</b>" in compared(tmp_path, samples.run(), evil).output
+    assert "\x1b" not in compared(tmp_path, samples.run(), evil).output
+    assert "<b>x" not in page_of(samples.run(), evil, "<b>x</b>")
+
+
+def test_results_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text("{}")
+
+    for path, said in ((tmp_path / "nowhere", "cannot be read"), (tmp_path / "a", "not a load")):
+        outcome = CliRunner().invoke(compare_command, [str(path), str(path)])
+        assert isinstance(outcome.exception, LoadTestError)
+        assert said in str(outcome.exception)
+
+
+def test_a_result_is_not_overwritten_by_the_page(tmp_path: Path) -> None:
+    result = tmp_path / "a" / "result.json"
+    outcome = compared(tmp_path, samples.run(), samples.run(), "-o", str(result))
+
+    assert isinstance(outcome.exception, LoadTestError)
+    assert result.read_text().startswith("{")
+
+
+@pytest.mark.parametrize("noise", ["-0.1", "1", "nan"])
+def test_a_margin_that_makes_no_sense_is_refused(tmp_path: Path, noise: str) -> None:
+    outcome = compared(tmp_path, samples.run(), samples.run(), "--noise", noise)
+
+    assert isinstance(outcome.exception, LoadTestError)

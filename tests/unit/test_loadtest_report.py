@@ -1,0 +1,325 @@
+"""The report of a load test: its page and its Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import loadtest_samples as samples
+import matplotlib
+import pytest
+from msgspec.structs import replace
+
+from rt4ksr_client.errors import LoadTestError
+from rt4ksr_loadtest.gates import Objectives, judge
+from rt4ksr_loadtest.report import run_page, run_summary, write_report
+from rt4ksr_loadtest.report.distribution import distribution_of
+from rt4ksr_loadtest.result import Outage, RunResult
+
+EVIL = '<script>alert("1")</script>|`code`*_$x^2$&amp;' + "W" * 300
+OPEN = {"load_model": "open", "rate_fps": 20.0, "arrivals": "poisson"}
+
+
+class _Page(HTMLParser):
+    """The text that a reader sees, and everything that would be fetched or run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self._styles = 0
+        self.feed(page)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._styles += tag == "style"
+        self.fetched += [
+            value or ""
+            for name, value in attrs
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._styles -= tag == "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._styles:
+            self.words.append(data)
+
+
+def plots_in(page: str) -> dict[str, ElementTree.Element]:
+    found = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
+    plots = [ElementTree.fromstring(text) for text in found]
+    return {plot.attrib["aria-label"]: plot for plot in plots}
+
+
+def texts_of(plot: ElementTree.Element) -> list[str]:
+    return ["".join(e.itertext()) for e in plot.iter() if e.tag.endswith("}text")]
+
+
+def without_requests() -> RunResult:
+    bare = samples.nothing_right()
+    totals = replace(bare.totals, requests=0, failures={}, offered_fps=0, achieved_fps=0)
+    return replace(bare, totals=totals)
+
+
+def of_an_idle_server() -> RunResult:
+    server = samples.run(duration_s=6.0).server
+    assert server is not None
+    return replace(samples.nothing_right(), server=replace(server, success_count=0))
+
+
+def with_markup_in_names() -> RunResult:
+    return samples.run(
+        profile=EVIL,
+        url=EVIL,
+        transport=EVIL,
+        frames=EVIL,
+        models={EVIL: 1.0},
+        input_size_px={EVIL: (1920, 1080)},
+    )
+
+
+def every_step_failed() -> RunResult:
+    return replace(samples.nothing_right(), steps=samples.saturating((0.0, 0.0)).steps)
+
+
+ODD: dict[str, Callable[[], RunResult]] = {
+    "closed": samples.run,
+    "open, outage": lambda: samples.run(outage=Outage(20, 7.5), failure_share=0.02, **OPEN),
+    "nothing right": samples.nothing_right,
+    "no request": without_requests,
+    "no interval": lambda: replace(samples.nothing_right(), intervals=()),
+    "one interval": lambda: samples.run(duration_s=1.0, warmup_s=0.0),
+    "one answer": lambda: samples.run(duration_s=1.0, warmup_s=0.0, fps=0.01),
+    "ten minutes": lambda: samples.run(duration_s=640.0),
+    "four days": lambda: samples.run(duration_s=345_600.0, interval_s=600.0, fps=0.02),
+    "nearly all failed": lambda: samples.run(failure_share=0.97),
+    "latencies from 1 ms to minutes": lambda: samples.run(spread=2.5),
+    "idle server": of_an_idle_server,
+    "knee": samples.saturating,
+    "no knee": lambda: samples.saturating(knee=None),
+    "first step failed": lambda: samples.saturating(fps=(0.0, 5.0), knee=1),
+    "every step failed": every_step_failed,
+    "markup in names": with_markup_in_names,
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_any_result_makes_a_page_with_plots_that_needs_nothing_from_elsewhere(name: str) -> None:
+    page = run_page(ODD[name]())
+    parsed = _Page(page)
+
+    assert "script" not in parsed.tags
+    assert parsed.fetched == []
+    assert "url(http" not in page
+    assert {"Throughput and latency over time", "Load and machines over time"} <= set(
+        plots_in(page)
+    )
+    assert not re.search(r"\b(nan|inf|None)\b", parsed.text)
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_any_result_makes_markdown_with_whole_tables(name: str) -> None:
+    summary = run_summary(ODD[name]())
+
+    for block in summary.split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        cells = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(cells) <= 1, block
+    assert not re.search(r"\b(nan|inf|None)\b", summary)
+
+
+def test_markup_in_names_is_shown_and_not_obeyed() -> None:
+    result = with_markup_in_names()
+
+    assert EVIL in _Page(run_page(result)).text
+    summary = run_summary(result)
+    assert not re.search(r"(?<!\\)<script", summary)
+    assert not re.search(r"(?<!\\)`", summary)
+
+
+def test_the_headline_says_goodput_output_latency_and_failures() -> None:
+    run = samples.run(failure_share=0.1)
+    text = _Page(run_page(run)).text
+
+    assert f"goodput {run.totals.goodput_fps:.1f} 4K frames/s" in text
+    assert f"output {run.totals.output_mpx_per_s:.0f} megapixels/s" in text
+    assert f"p50 latency {run.latency.p50_ms:.0f} ms" in text
+    assert f"p99 latency {run.latency.p99_ms:.0f} ms" in text
+    share = 1 - run.totals.right / run.totals.requests
+    assert f"failures {100 * share:.2f}".rstrip("0") in text
+    for kind, count in run.totals.failures.items():
+        assert f"{kind} {count:,}" in text
+
+
+def test_the_load_model_is_said_in_words() -> None:
+    closed, opened = run_page(samples.run()), run_page(samples.run(**OPEN))
+
+    assert "Closed loop: 4 users each wait for an answer" in closed
+    assert "from when a request was sent" in closed
+    assert "Open loop: requests are due at 20.0 frames a second, at random (Poisson)" in opened
+    assert "from when a request was due" in opened
+    assert "Closed loop" not in opened
+
+
+def test_a_generator_at_its_limit_is_warned_of_before_any_figure() -> None:
+    run = samples.run()
+    limited = replace(
+        run, generator=replace(run.generator, is_limit=True), warnings=("one worker was lost",)
+    )
+
+    text, summary = _Page(run_page(limited)).text, run_summary(limited)
+    for report in (text, summary):
+        assert report.index("generator is the limit") < report.index("one worker was lost")
+        assert report.index("one worker was lost") < report.index("goodput")
+    assert "generator is the limit" not in run_page(run)
+
+
+def test_verdicts_are_shown_with_what_was_measured() -> None:
+    run = samples.run()
+    judged = replace(run, verdicts=judge(run, Objectives(p99_ms=1e6, goodput_fps=1e3)))
+    text, summary = _Page(run_page(judged)).text, run_summary(judged)
+
+    assert "1 of 2 objectives missed" in text
+    line = f"{run.totals.goodput_fps:.1f} frames/s (at least 1,000 frames/s)"
+    assert f"✘ missed goodput {line}" in text
+    assert f"| goodput | {line} | ✘ missed |" in summary
+    assert "✔ met p99 latency" in text
+
+
+def test_a_latency_that_there_is_not_is_never_shown_as_zero() -> None:
+    bare = samples.nothing_right()
+    judged = replace(bare, verdicts=judge(bare, Objectives(p99_ms=100)))
+    text = _Page(run_page(judged)).text
+
+    assert "No answer was right" in text
+    assert "0 ms" not in text.replace("100 ms", "")
+
+
+def test_outages_are_listed_and_shaded() -> None:
+    run = samples.run(outage=Outage(20.0, 7.5))
+    page = run_page(run)
+
+    assert "after 20 s no server answered for 7.5 s" in _Page(page).text
+    without = run_page(replace(run, outages=()))
+    shades = [plots_in(p)["Throughput and latency over time"] for p in (page, without)]
+    spans = [len([e for e in plot.iter() if "opacity: 0.22" in str(e.attrib)]) for plot in shades]
+    assert spans == [3, 0]  # one on each panel: throughput, latency, failures
+
+
+def test_failures_get_a_panel_only_where_there_were_any() -> None:
+    def titles(result: RunResult) -> list[str]:
+        return texts_of(plots_in(run_page(result))["Throughput and latency over time"])
+
+    assert "failures/s" in titles(samples.run(failure_share=0.1))
+    assert "failures/s" not in titles(samples.run())
+
+
+def test_the_time_axis_of_long_runs_is_in_minutes() -> None:
+    def texts(duration_s: float) -> list[str]:
+        page = run_page(samples.run(duration_s=duration_s))
+        return texts_of(plots_in(page)["Throughput and latency over time"])
+
+    assert "seconds" in texts(60.0)
+    long = texts(640.0)
+    assert "minutes" in long
+    assert "10" in long
+
+
+def test_the_knee_is_marked_and_the_headline_is_its() -> None:
+    run = samples.saturating()
+    page = run_page(run)
+    text = _Page(page).text
+
+    assert "knee" in texts_of(plots_in(page)["Latency against throughput, by step"])
+    assert "goodput 21.9 4K frames/s" in text
+    assert "those at the knee: 8 users" in text
+    assert "8 (knee)" in text
+    no_knee = run_page(samples.saturating(knee=None))
+    assert "knee" not in texts_of(plots_in(no_knee)["Latency against throughput, by step"])
+    assert "No knee was found" in no_knee
+
+
+def test_the_time_of_a_request_is_split_between_the_server_and_the_way_to_it() -> None:
+    run = samples.run()
+    assert run.server is not None
+    server = run.server
+    inside_ms = server.queue_ms + server.input_ms + server.infer_ms + server.output_ms
+    text = _Page(run_page(run)).text
+
+    assert f"outside the server {run.latency.mean_ms - inside_ms:.1f} ms 19 %" in text
+    assert f"the client saw {run.latency.mean_ms:.0f} ms" in text
+    assert "Where the time of a request goes" not in run_page(samples.nothing_right())
+
+
+def test_plots_take_their_colours_from_the_page() -> None:
+    page = run_page(samples.run())
+
+    for plot in re.findall(r"<svg .*?</svg>", page, re.DOTALL):
+        assert "var(--first)" in plot
+        assert not re.search(r"#[0-9a-f]{6}\b", plot)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_histogram_is_opened_in_milliseconds() -> None:
+    run = samples.run()
+    latencies_ms = [1.0, 2.0, 2.0, 400.0]
+    latency = replace(run.latency, histogram=samples.histogram_of(latencies_ms))
+    distribution = distribution_of(latency)
+
+    assert distribution.latencies_ms == pytest.approx((1.0, 2.0, 400.0), rel=0.002)
+    assert distribution.counts == (1, 2, 1)
+    assert distribution.slower_than() == (0.75, 0.25, 0.0)
+
+
+@pytest.mark.parametrize("histogram", ["no", "HISTFAAA", "AAAA" * 20])
+def test_a_damaged_histogram_is_an_error_of_ours(histogram: str, tmp_path: Path) -> None:
+    run = samples.run()
+    damaged = replace(run, latency=replace(run.latency, histogram=histogram))
+
+    with pytest.raises(LoadTestError, match="histogram cannot be read"):
+        write_report(damaged, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_result_gives_the_same_page_and_leaves_matplotlib_as_it_was() -> None:
+    before = dict(matplotlib.rcParams)
+
+    assert run_page(samples.run()) == run_page(samples.run())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_page_of_a_long_run_stays_small() -> None:
+    assert len(run_page(samples.run(duration_s=640.0))) < 1_000_000
+
+
+def test_both_files_are_written_to_a_new_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "results"
+
+    assert write_report(samples.run(), folder) == folder / "report.html"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md"]
+
+
+def test_nothing_is_left_where_one_of_the_two_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "report.md").mkdir()
+    (tmp_path / "report.md" / "occupied").touch()
+
+    with pytest.raises(LoadTestError, match="cannot be written"):
+        write_report(samples.run(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(LoadTestError, match="cannot be written"):
+        write_report(samples.run(), tmp_path / "file")
