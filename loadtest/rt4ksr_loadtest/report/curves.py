@@ -28,6 +28,8 @@ _PERCENTILES = [2, *(10.0**nines for nines in range(1, 8))]
 """Where the percentile plot is labelled: one in how many answers is slower."""
 _WIDE_RANGE = 20.0
 """From this ratio of largest to smallest on, latencies stand on a logarithmic scale."""
+_VERY_WIDE_RANGE = 500.0
+"""From here on there is room for powers of ten only."""
 
 
 def over_time(
@@ -51,7 +53,9 @@ def draw_percentiles(
     """Draw the latency at each percentile; every nine more is as wide as the last."""
     # The slowest answer is slower than all others: a share of 0, which has no place on this axis.
     shares = np.maximum(distribution.slower_than(), 0.5 / max(1, distribution.total))
-    panel.step(1 / shares, distribution.latencies_ms, color=colour, label=label, where="pre")
+    one_in = [1.0, *(1 / shares)]
+    latencies_ms = [distribution.latencies_ms[0], *distribution.latencies_ms]
+    panel.step(one_in, latencies_ms, color=colour, label=label, where="pre")
     panel.set_title("latency at percentile, ms")
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(FixedLocator(_PERCENTILES))
@@ -77,20 +81,22 @@ def draw_steps(
     )
 
 
-def from_zero(panel: Axes) -> None:
+def from_zero(panel: Axes, headroom: float = 1.08) -> None:
     """Let the y axis of ``panel`` begin at 0; where all is 0, or nothing is, it ends at 1."""
-    panel.set_ylim(bottom=0, top=None if panel.dataLim.y1 > 0 else 1)
+    largest = panel.dataLim.y1
+    panel.set_ylim(0, headroom * largest if 0 < largest < math.inf else 1)
 
 
-def latency_axis(panel: Axes, latencies_ms: Sequence[float]) -> None:
+def latency_axis(panel: Axes, latencies_ms: Sequence[float], headroom: float = 1.08) -> None:
     """Give ``panel`` a y axis from 0, or a logarithmic one if the latencies are far apart."""
     smallest, largest = min(latencies_ms, default=1.0), max(latencies_ms, default=1.0)
     if smallest <= 0 or largest / smallest < _WIDE_RANGE:
-        from_zero(panel)
+        from_zero(panel, headroom)
         return
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    subs = (1.0, 2.0, 5.0) if largest / smallest < _VERY_WIDE_RANGE else (1.0,)
+    panel.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: _tick(ms)))
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -114,10 +120,14 @@ def draw_histogram(panel: Axes, distribution: Distribution) -> None:
     panel.grid(visible=False, axis="x")
     if edges[-1] / edges[0] >= _WIDE_RANGE:
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: _tick(ms)))
         panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlabel("ms")
 
 
 def _percentile(inverse: float) -> str:
     return f"{100 - 100 / inverse:.10g} %"
+
+
+def _tick(latency_ms: float) -> str:
+    return f"{latency_ms:,.0f}" if latency_ms >= 1 else f"{latency_ms:g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -72,7 +71,8 @@ _STYLE: Final[dict[Any, Any]] = {
 }
 _WIDTH_IN = 5.6
 _NO_METADATA: Final = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_STEPS_S: Final = (60, 120, 300, 600, 1200, 1800, 3600)
+_UNITS: Final[tuple[tuple[int, str], ...]] = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+_STEPS: Final = (1, 2, 4, 6, 12, 24, 48, 168)
 _MOST_TICKS = 8
 
 
@@ -115,15 +115,14 @@ def drawing(*heights_in: float, description: str, share_x: bool = False) -> Iter
 
 
 def time_axis(axis: Axis, end_s: float) -> None:
-    """Label ``axis``, which is in seconds, in seconds or, of long runs, in minutes."""
-    if end_s <= 3 * _STEPS_S[0]:
-        axis.set_label_text("seconds")
-        return
-    hours = math.ceil(end_s / _MOST_TICKS / 3600)
-    step = next((s for s in _STEPS_S if end_s / s <= _MOST_TICKS), 3600 * hours)
-    axis.set_major_locator(MultipleLocator(step))
-    axis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / 60:g}"))
-    axis.set_label_text("minutes")
+    """Label ``axis``, which is in seconds, in the unit that suits a run of this length."""
+    unit_s, name = next(unit for unit in _UNITS if end_s > 3 * unit[0] or unit[0] == 1)
+    axis.set_label_text(name)
+    if unit_s > 1:
+        steps_s = [unit_s * count for count in _STEPS]
+        step_s = next((s for s in steps_s if end_s / s <= _MOST_TICKS), steps_s[-1])
+        axis.set_major_locator(MultipleLocator(step_s))
+        axis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / unit_s:g}"))
 
 
 def _legend(panel: Axes) -> None:

@@ -100,8 +100,8 @@ def plot_knee(result: RunResult) -> Markup:
             _ring(panel, result.steps[result.knee])
         panel.set_xlabel("goodput, 4K frames/s")
         panel.set_xlim(0, 1.12 * max((s.goodput_fps for s in result.steps), default=0) or 1)
-        panel.margins(y=0.12)
-        latency_axis(panel, [v for s in result.steps for v in (s.p50_ms, s.p99_ms) if v > 0])
+        latencies_ms = [v for s in result.steps for v in (s.p50_ms, s.p99_ms) if v > 0]
+        latency_axis(panel, latencies_ms, headroom=1.2)
     return plot.svg
 
 
