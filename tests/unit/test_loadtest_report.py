@@ -18,6 +18,7 @@ from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.gates import Objectives, judge
 from rt4ksr_loadtest.report import run_page, run_summary, write_report
 from rt4ksr_loadtest.report.distribution import distribution_of
+from rt4ksr_loadtest.report.words import NONE
 from rt4ksr_loadtest.result import Outage, RunResult
 
 EVIL = '<script>alert("1")</script>|`code`*_$x^2$&amp;' + "W" * 300
@@ -176,17 +177,13 @@ def test_the_load_model_is_said_in_words() -> None:
     assert "Closed loop" not in opened
 
 
-def test_a_generator_at_its_limit_is_warned_of_before_any_figure() -> None:
-    run = samples.run()
-    limited = replace(
-        run, generator=replace(run.generator, is_limit=True), warnings=("one worker was lost",)
-    )
+def test_warnings_stand_before_any_figure_in_their_order() -> None:
+    run = samples.run(duration_s=6.0)
+    limited = replace(run, warnings=("The load generator is the limit.", "One worker was lost."))
 
-    text, summary = _Page(run_page(limited)).text, run_summary(limited)
-    for report in (text, summary):
-        assert report.index("generator is the limit") < report.index("one worker was lost")
-        assert report.index("one worker was lost") < report.index("goodput")
-    assert "generator is the limit" not in odd_page("closed")
+    for report in (_Page(run_page(limited)).text, run_summary(limited)):
+        assert report.index("generator is the limit") < report.index("One worker was lost")
+        assert report.index("One worker was lost") < report.index("goodput")
 
 
 def test_verdicts_are_shown_with_what_was_measured() -> None:
@@ -206,7 +203,7 @@ def test_a_latency_that_there_is_not_is_never_shown_as_zero() -> None:
     judged = replace(bare, verdicts=judge(bare, Objectives(p99_ms=100)))
     text = _Page(run_page(judged)).text
 
-    assert "No answer was right" in text
+    assert f"p99 latency {NONE} no right answer" in text
     assert "0 ms" not in text.replace("100 ms", "")
 
 

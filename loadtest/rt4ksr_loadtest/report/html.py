@@ -31,7 +31,6 @@ def run_page(result: RunResult) -> str:
     return fill(
         "run.html",
         result=result,
-        warnings=words.all_warnings(result),
         headline=rows.headline(result),
         where=words.where(result),
         load=words.load_in_words(result),

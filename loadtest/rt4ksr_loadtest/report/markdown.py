@@ -19,7 +19,7 @@ def run_summary(result: RunResult) -> str:
     title = f"4K load test: {asked.profile} over {asked.transport}"
     parts = [
         f"### {_text(title)}: {words.verdict_summary(result)}",
-        "\n".join(f"> **Warning:** {_text(said)}" for said in words.all_warnings(result)),
+        "\n".join(f"> **Warning:** {_text(said)}" for said in result.warnings),
         _table(["figure", "value"], [(n, f"{v} {u}") for n, v, u in rows.headline(result)]),
         _text(f"{words.where(result)} {words.load_in_words(result)}".strip()),
         _verdicts(result),

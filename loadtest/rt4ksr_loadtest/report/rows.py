@@ -161,7 +161,7 @@ def settings(result: RunResult) -> Rows:
         ("frames", asked.frames),
         ("users", f"{asked.users:,}"),
         *rate,
-        ("asked to run for", duration(asked.duration_s)),
+        ("ran for", duration(asked.duration_s)),
         ("warm-up left out", duration(asked.warmup_s)),
         ("measured", duration(result.measured_s)),
         ("generator processes", f"{asked.workers:,}"),

@@ -6,7 +6,6 @@ from rt4ksr_loadtest.result import RunResult, Verdict
 
 __all__ = [
     "NONE",
-    "all_warnings",
     "as_bytes",
     "duration",
     "load_in_words",
@@ -20,10 +19,6 @@ __all__ = [
 ]
 
 NONE = "–"  # noqa: RUF001 - the dash that stands in tables where there is no value
-_GENERATOR_IS_LIMIT = (
-    "The load generator is the limit, not the server: these are rather the generator's figures. "
-    "Give it more processes, or more machines."
-)
 
 
 def number(value: float) -> str:
@@ -111,13 +106,6 @@ def timeline_caption(result: RunResult) -> str:
     if result.outages:
         said.append("Red: no server answered.")
     return " ".join([*said, "Latency is drawn where there were right answers."])
-
-
-def all_warnings(result: RunResult) -> tuple[str, ...]:
-    """Return what a reader must know before believing the figures, the gravest first."""
-    limit = (_GENERATOR_IS_LIMIT,) if result.generator.is_limit else ()
-    nothing = () if result.totals.right else ("No answer was right, so there is no latency.",)
-    return limit + nothing + result.warnings
 
 
 def verdict_line(verdict: Verdict) -> str:
