@@ -192,7 +192,7 @@ def test_verdicts_are_shown_with_what_was_measured() -> None:
     text, summary = _Page(run_page(judged)).text, run_summary(judged)
 
     assert "1 of 2 objectives missed" in text
-    line = f"{run.totals.goodput_fps:.1f} frames/s (at least 1,000 frames/s)"
+    line = f"{run.totals.goodput_fps:.2f} frames/s (at least 1,000 frames/s)"
     assert f"✘ missed goodput {line}" in text
     assert f"| goodput | {line} | ✘ missed |" in summary
     assert "✔ met p99 latency" in text

@@ -128,4 +128,7 @@ def verdict_summary(result: RunResult) -> str:
 
 
 def _with_unit(value: float, unit: str) -> str:
-    return percent(value / 100) if unit == "%" else f"{number(value)} {unit}"
+    """More digits than elsewhere: 300.4 is past a limit of 300."""
+    if unit == "%":
+        return percent(value / 100)
+    return f"{value:,.2f}".rstrip("0").rstrip(".") + f" {unit}"
