@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -62,14 +63,31 @@ def test_debug_shows_the_error_itself(tmp_path: Path) -> None:
         cli.main(["--debug", "upscale", str(tmp_path / "missing.png")])
 
 
-def test_ctrl_c_exits_with_130(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("signal_number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_unwinds_the_command_and_exits_as_shells_expect(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signal_number: signal.Signals,
+    word: str,
 ) -> None:
+    unwound = []
+
     @click.command()
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+    def signalled() -> None:
+        try:
+            signal.raise_signal(signal_number)
+        finally:
+            unwound.append("once")
+            if signal_number == signal.SIGTERM:
+                signal.raise_signal(signal_number)  # as `timeout` does; the clearing up goes on
+            unwound.append("to the end")
 
-    monkeypatch.setattr(cli, "_load", lambda name, row: interrupted)
+    monkeypatch.setattr(cli, "_load", lambda name, row: signalled)
+    before = signal.getsignal(signal.SIGTERM)
 
-    assert exit_code("status") == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert exit_code("status") == 128 + signal_number
+    assert word in capsys.readouterr().err
+    assert unwound == ["once", "to the end"]
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -8,8 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import click
@@ -19,8 +23,8 @@ from rt4ksr_client.errors import MissingExtraError, Rt4ksrError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
-_INTERRUPTED = 130
-"""What shells expect of a program that Ctrl-C ended."""
+_INTERRUPTED, _TERMINATED = 130, 143
+"""What shells expect of a program that Ctrl-C or SIGTERM ended."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +105,24 @@ def cli(debug: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; an error of ours is one line on stderr and exit code 1."""
+    """Run the command line; an error of ours is one line on stderr and exit code 1.
+
+    SIGTERM unwinds everything as Ctrl-C does: files whole or as they were, servers ended.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        # click itself would exit with 1 on Ctrl-C.
-        code = cli.main(arguments, prog_name="rt4ksr", standalone_mode=False)
+        with _sigterm_unwinds():
+            # click itself would exit with 1 on Ctrl-C.
+            code = cli.main(arguments, prog_name="rt4ksr", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("rt4ksr: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as exc:
+        # click turns the one into the other.
+        terminated = isinstance(exc.__cause__ or exc, _Terminated)
+        click.echo(f"rt4ksr: {'terminated' if terminated else 'interrupted'}", err=True)
+        sys.exit(_TERMINATED if terminated else _INTERRUPTED)
     except Rt4ksrError as exc:
         if "--debug" in arguments:
             raise
@@ -121,6 +131,24 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of our output is gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, for whoever handles Ctrl-C."""
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        # Once is enough: a second one must not cut the clearing up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def fail(message: str) -> Any:
