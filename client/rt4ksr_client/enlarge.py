@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import IO
@@ -14,10 +15,11 @@ from typing import IO
 from PIL import Image
 
 from rt4ksr_client import animation, files, sizing
+from rt4ksr_client.calls import Cancellation
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.metadata import upright
+from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import join, split, warn
-from rt4ksr_client.upscaler import Upscaler
 
 __all__ = ["STREAM", "Enlarged", "Settings", "enlarge"]
 
@@ -29,7 +31,6 @@ STREAM = Path("-")
 class Settings:
     """What becomes of each picture. ``format_name`` None: by the target's suffix."""
 
-    scale: int
     box: sizing.Box | None = None
     format_name: str | None = None
     quality: int | None = None
@@ -44,13 +45,14 @@ class Settings:
 
 @dataclass
 class Enlarged:
-    """What was done, in pixels and in milliseconds by stage."""
+    """What was done, in pixels and in milliseconds by stage; ``models``: of each pass."""
 
     source: str
     target: str
     before_px: tuple[int, int] = (0, 0)
     after_px: tuple[int, int] = (0, 0)
     frames: int = 0
+    models: tuple[str, ...] = ()
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -62,10 +64,17 @@ class Enlarged:
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + spent_ms
 
 
-def enlarge(source: Path, target: Path, upscaler: Upscaler, settings: Settings) -> Enlarged:
+def enlarge(
+    source: Path,
+    target: Path,
+    models: Models,
+    settings: Settings,
+    cancellation: Cancellation | None = None,
+) -> Enlarged:
     """Upscale ``source`` into ``target``, which is there whole in the end, or as it was.
 
     Raises:
+        CancelledError: ``cancellation`` ended it.
         PictureError: not a picture, or a target that cannot be written.
         ServerError: the server, or the way to it.
 
@@ -75,8 +84,12 @@ def enlarge(source: Path, target: Path, upscaler: Upscaler, settings: Settings) 
     done = Enlarged(str(source), str(target))
     with done.timed("decode"):
         image = _decoded(source)
+    upscale = partial(_sized, models=models, box=settings.box, cancellation=cancellation, done=done)
     with image:  # an animation is read as it goes
-        shots, durations_ms = _upscaled(image, str(source), format_name, upscaler, settings, done)
+        shots, durations_ms = _upscaled(image, str(source), format_name, upscale, done)
+    if settings.strip_metadata:
+        for shot in shots:
+            shot.info.clear()
     timing = animation.timing(format_name, durations_ms, image.info.get("loop"))
     with done.timed("encode"):
         _write(shots, target, format_name, settings, timing)
@@ -94,8 +107,7 @@ def _upscaled(
     image: Image.Image,
     name: str,
     format_name: str,
-    upscaler: Upscaler,
-    settings: Settings,
+    upscale: Callable[[Image.Image], Image.Image],
     done: Enlarged,
 ) -> tuple[list[Image.Image], list[float]]:
     moving = animation.is_animated(image)
@@ -113,19 +125,25 @@ def _upscaled(
             still = upright(pair[0])
         done.before_px = still.size
         with done.timed("upscale"):
-            shots.append(_sized(still, upscaler, settings))
+            shots.append(upscale(still))
         durations_ms.append(pair[1])
-        if settings.strip_metadata:
-            shots[-1].info.clear()
 
 
-def _sized(image: Image.Image, upscaler: Upscaler, settings: Settings) -> Image.Image:
-    wanted = sizing.plan(image.width, image.height, settings.scale, settings.box)
+def _sized(
+    image: Image.Image,
+    *,
+    models: Models,
+    box: sizing.Box | None,
+    cancellation: Cancellation | None,
+    done: Enlarged,
+) -> Image.Image:
+    wanted = sizing.plan(image.width, image.height, models.by_scale, box)
+    done.models = tuple(models.name(scale) for scale in wanted.passes)
     if not wanted.passes:
         warn(f"{image.width}x{image.height} is that large already: only resampled")
         image = _plain(image)
-    for _ in range(wanted.passes):
-        image = upscaler.upscale(image)
+    for scale in wanted.passes:
+        image = models.upscale(image, scale, cancellation)
     size = (wanted.width_px, wanted.height_px)
     if image.size == size:
         return image

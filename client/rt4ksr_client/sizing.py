@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import heapq
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,9 @@ NAMED: Final = {
     "4k": (3840, 2160),
     "8k": (7680, 4320),
 }
+
+
+_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,36 @@ class Box:
 
 @dataclass(frozen=True)
 class Enlargement:
-    """``passes`` through the network, then ``width_px`` x ``height_px`` by resampling."""
+    """Passes through networks of the scales ``passes``, in this order, then resampled."""
 
-    passes: int
+    passes: tuple[int, ...]
     width_px: int
     height_px: int
 
 
-def plan(width_px: int, height_px: int, scale: int, box: Box | None) -> Enlargement:
-    """Return how a picture reaches the largest size in ``box``; without a box, one pass.
+def plan(width_px: int, height_px: int, scales: Collection[int], box: Box | None) -> Enlargement:
+    """Return how a picture reaches the largest size in ``box``; without a box, one smallest pass.
 
-    The network enlarges until the picture is at least as large as wanted. A picture that is too
-    large already makes no pass.
+    Networks of ``scales`` enlarge until the picture is at least as large as wanted, in the way
+    that sends the fewest pixels through them. A picture that is too large already makes no pass.
     """
     if box is None:
-        return Enlargement(1, width_px * scale, height_px * scale)
+        scale = min(scales)
+        return Enlargement((scale,), width_px * scale, height_px * scale)
     wide, high = box.fit(width_px, height_px)
-    factor = max(wide / width_px, high / height_px)
-    passes = max(0, math.ceil(math.log(factor, scale) - 1e-9)) if factor > 0 else 0
-    return Enlargement(passes, wide, high)
+    return Enlargement(_passes(max(wide / width_px, high / height_px), scales), wide, high)
+
+
+def _passes(factor: float, scales: Collection[int]) -> tuple[int, ...]:
+    """Return the cheapest scales whose product is at least ``factor``, as Dijkstra finds them.
+
+    A pass costs the pixels that go into it, in pictures of the first size; among ways that cost
+    the same, the one that overshoots least wins.
+    """
+    ways: list[tuple[int, int, tuple[int, ...]]] = [(0, 1, ())]
+    while True:
+        cost, total, passes = heapq.heappop(ways)
+        if total >= factor - _ROUNDING:
+            return passes
+        for scale in scales:
+            heapq.heappush(ways, (cost + total**2, total * scale, (*passes, scale)))

@@ -32,6 +32,21 @@ def stub_pids(pid: int) -> list[int]:
     return [int(child) for file in children for child in file.read_text().split()]
 
 
+def tritonserver_of(pid: int) -> int | None:
+    """The tritonserver that the program ``pid`` started through its supervisor, once it runs."""
+    children = [child for parent in stub_pids(pid) for child in stub_pids(parent)]
+    for child in children:
+        if b"--model-repository" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return child
+    return None
+
+
+def region_prefix(pid: int) -> str:
+    """What the names of the shared memory regions of tritonserver ``pid`` start with."""
+    flags = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next(flag.partition("=")[2] for flag in flags if flag.startswith("--id="))
+
+
 def group_is_gone(pid: int) -> bool:
     """Whether neither tritonserver ``pid`` nor any of its stubs is left, not even as a zombie."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,10 @@ def test_compare_writes_one_page(
 
 
 def test_local_starts_a_server_for_one_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nearest_repository: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    nearest_repository().rename(tmp_path / "model_repository")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.new("RGB", (16, 12), "teal").save(tmp_path / "a.png")
 

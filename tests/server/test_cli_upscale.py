@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from rt4ksr_client.cli.upscale import upscale
-from rt4ksr_client.errors import PictureError
+from rt4ksr_client.contract import MODELS
+from rt4ksr_client.errors import PictureError, WrongScaleError
 from rt4ksr_server import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
@@ -80,6 +83,45 @@ def test_to_fits_into_a_size_by_several_passes(url: str, tmp_path: Path) -> None
     assert size_of(target) == (150, 75)
 
 
+@pytest.mark.parametrize(
+    ("size", "models"),
+    [((64, 36), "rt4ksr_x3: "), ((96, 54), "rt4ksr_x2: "), ((32, 18), "rt4ksr_x2, rt4ksr_x3: ")],
+)
+def test_to_chooses_the_models_with_the_least_work(
+    url: str, tmp_path: Path, size: tuple[int, int], models: str
+) -> None:
+    source, target = picture(tmp_path / "in.png", size), tmp_path / "out.png"
+
+    result = run(url, source, target, "--to", "192x108", "-v")
+
+    assert result.stderr.strip().startswith(models)
+    small, large = (np.asarray(Image.open(path)) for path in (source, target))
+    times = 192 // size[0]
+    np.testing.assert_array_equal(large, small.repeat(times, axis=0).repeat(times, axis=1))
+
+
+def test_to_makes_do_with_what_the_server_has(
+    nearest_repository: Callable[..., Path], tmp_path: Path, url: str
+) -> None:
+    source, target = picture(tmp_path / "in.png", (64, 36)), tmp_path / "out.png"
+
+    with TritonServer(nearest_repository([MODELS["rt4ksr_x2"]])) as server:
+        result = run(server.grpc_url, source, target, "--to", "192x108", "-v")
+
+    assert result.exit_code == 0, result.output
+    assert result.stderr.strip().startswith("rt4ksr_x2, rt4ksr_x2: ")
+    assert size_of(target) == (192, 108)
+
+
+def test_a_model_by_name_brings_its_scale(url: str, tmp_path: Path) -> None:
+    source, target = picture(tmp_path / "in.png"), tmp_path / "out.png"
+
+    assert run(url, source, target, "--model", "rt4ksr_x3").exit_code == 0
+    assert size_of(target) == (60, 36)
+    wrong = run(url, source, target, "--model", "rt4ksr_x3", "--scale", "2")
+    assert isinstance(wrong.exception, WrongScaleError)
+
+
 def test_a_picture_passes_through_a_pipe(url: str, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
 
@@ -98,8 +140,8 @@ def test_a_folder_is_finished_around_a_broken_file_and_fails(url: str, tmp_path:
     result = run(url, album, "-o", large)
 
     assert result.exit_code == 1
-    assert "broken.jpg" in result.stderr
-    assert "4 upscaled, 0 done before, 1 failed" in result.stderr
+    _, _, ending = result.stderr.partition("4 upscaled, 0 done before, 1 failed:")
+    assert re.search(r"broken.jpg: (not a picture|cannot be read)", ending)
     assert files_below(large) == {"a.png", "b/c.jpg.png", "b/c.png.png", "ü.png"}
 
 
@@ -113,8 +155,25 @@ def test_a_folder_skips_what_is_done(url: str, tmp_path: Path) -> None:
     result = run(url, album, "--json")
 
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {Path(row["source"]).name for row in rows} == {"a.png", "c.png"}
+    assert {Path(row["source"]).name for row in rows[:-1]} == {"a.png", "c.png"}
     assert set(rows[0]["stages_ms"]) == {"decode", "upscale", "encode"}
+    assert rows[-1] == {"upscaled": 2, "done_before": 1, "failed": 0, "failures": []}
+
+
+def test_machines_are_told_at_the_end_what_failed_and_why(url: str, tmp_path: Path) -> None:
+    picture(tmp_path / "album" / "a.png")
+    (tmp_path / "album" / "empty.png").touch()
+    Image.new("F", (8, 8)).save(tmp_path / "album" / "float.tiff")
+
+    result = run(url, tmp_path / "album", "--json")
+
+    end = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 1
+    assert (end["upscaled"], end["failed"]) == (1, 2)
+    reasons = {Path(row["source"]).name: row["error"] for row in end["failures"]}
+    assert "empty file" in reasons["empty.png"]
+    assert "32 bits" in reasons["float.tiff"]
+    assert f"  {tmp_path / 'album' / 'float.tiff'}: " in result.stderr
 
 
 def test_a_folder_inside_the_source_is_not_read_again(url: str, tmp_path: Path) -> None:
@@ -213,25 +272,3 @@ def test_a_folder_that_is_not_there_is_said(url: str, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
 
     assert "no such folder" in str(run(url, source, tmp_path / "no" / "out.png").exception)
-
-
-def test_interrupting_a_folder_leaves_whole_files_only(url: str, tmp_path: Path) -> None:
-    album, large = tmp_path / "album", tmp_path / "large"
-    for index in range(80):
-        picture(album / f"{index}.png", (500, 400))
-    program = subprocess.Popen(
-        [*PROGRAM, album, "-o", large, "--url", url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not files_below(large) and program.poll() is None:
-        time.sleep(0.02)
-    program.send_signal(signal.SIGINT)
-    _, stderr = program.communicate(timeout=30)
-
-    assert program.returncode == 130
-    assert "Traceback" not in stderr
-    written = files_below(large)
-    assert 0 < len(written) < 80
-    assert all(size_of(large / name) == (1000, 800) for name in written)

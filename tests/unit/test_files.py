@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import os
 import time
 from pathlib import Path
@@ -101,20 +103,55 @@ def test_a_bomb_is_refused_at_the_limit(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("size", "box", "expected"),
     [
-        ((1920, 1080), None, Enlargement(1, 3840, 2160)),
-        ((1920, 1080), "4k", Enlargement(1, 3840, 2160)),
-        ((1080, 1920), "4k", Enlargement(1, 2160, 3840)),
-        ((1080, 1920), "3840x2160", Enlargement(1, 1215, 2160)),
-        ((640, 480), "4k", Enlargement(3, 2880, 2160)),
-        ((3840, 2160), "4k", Enlargement(0, 3840, 2160)),
-        ((8000, 100), "4k", Enlargement(0, 3840, 48)),
-        ((960, 540), "4k", Enlargement(2, 3840, 2160)),
+        ((1920, 1080), None, Enlargement((2,), 3840, 2160)),
+        ((1920, 1080), "4k", Enlargement((2,), 3840, 2160)),
+        ((1080, 1920), "4k", Enlargement((2,), 2160, 3840)),
+        ((1080, 1920), "3840x2160", Enlargement((2,), 1215, 2160)),
+        ((640, 480), "4k", Enlargement((2, 2, 2), 2880, 2160)),
+        ((3840, 2160), "4k", Enlargement((), 3840, 2160)),
+        ((8000, 100), "4k", Enlargement((), 3840, 48)),
+        ((960, 540), "4k", Enlargement((2, 2), 3840, 2160)),
     ],
 )
 def test_passes_and_size_for_a_box(
     size: tuple[int, int], box: str | None, expected: Enlargement
 ) -> None:
-    assert plan(*size, 2, None if box is None else Box.parse(box)) == expected
+    assert plan(*size, (2,), None if box is None else Box.parse(box)) == expected
+
+
+@pytest.mark.parametrize(
+    ("times", "passes"),
+    [
+        (1, ()),
+        (1.1, (2,)),
+        (2.5, (3,)),
+        (3, (3,)),
+        (3.2, (2, 2)),
+        (4.5, (2, 3)),
+        (6.1, (3, 3)),
+        (9, (3, 3)),
+        (17, (2, 3, 3)),
+    ],
+)
+def test_of_all_ways_to_a_size_the_one_with_the_fewest_pixels_is_taken(
+    times: float, passes: tuple[int, ...]
+) -> None:
+    def pixels(way: tuple[int, ...]) -> int:
+        return sum(math.prod(way[:index]) ** 2 for index in range(len(way)))
+
+    box = Box(round(1000 * times), round(1000 * times))
+
+    assert plan(1000, 1000, (2, 3), box).passes == passes
+    ways = [way for n in range(6) for way in itertools.product((2, 3), repeat=n)]
+    enough = [way for way in ways if math.prod(way) >= times]
+    assert min((pixels(way), math.prod(way)) for way in enough) == (
+        pixels(passes),
+        math.prod(passes),
+    )
+
+
+def test_one_pixel_into_the_largest_size_is_planned_at_once() -> None:
+    assert math.prod(plan(1, 1, (2, 3), Box(999_999, 999_999)).passes) >= 999_999
 
 
 @pytest.mark.parametrize("text", ["", "4", "0x5", "-1x5", "5x", "axb", "3840*2160"])

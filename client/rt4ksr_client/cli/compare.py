@@ -29,7 +29,7 @@ from rt4ksr_client.files import open_picture, writing, written_beside
 )
 @scale_option
 @server_options
-def compare(source: Path, output: Path, scale: str, server: ServerChoice) -> None:
+def compare(source: Path, output: Path, scale: int | None, server: ServerChoice) -> None:
     """Upscale the picture SOURCE and write a page with a slider: bicubic and ours.
 
     \b
@@ -39,7 +39,7 @@ def compare(source: Path, output: Path, scale: str, server: ServerChoice) -> Non
     if output.exists() and source.exists() and output.samefile(source):
         raise PictureError(f"{shown(output)}: this is the source itself: give another name with -o")
     image = open_picture(source)
-    with server.upscaler(int(scale)) as upscaler:
+    with server.upscaler(scale) as upscaler:
         page = compare_page(image, upscaler.upscale(image), shown(source.name))
     with writing(str(output)), written_beside(output) as beside:
         beside.write_text(page, encoding="utf-8")

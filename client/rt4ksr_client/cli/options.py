@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +19,7 @@ from rich.progress import Progress
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import Rt4ksrError
 from rt4ksr_client.local import local_server
+from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.transports import TransportName
 from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
@@ -51,15 +52,23 @@ class ServerChoice:
 
     @contextmanager
     def upscaler(self, scale: int | None) -> Iterator[Upscaler]:
-        """Yield an upscaler on that server."""
+        """Yield an upscaler on that server; a scale of None is the model's, or the default."""
         with self.address() as url, self._opened(url, scale) as upscaler:
             yield upscaler
+
+    @contextmanager
+    def models(self, scale: int | None, *, any_scale: bool) -> Iterator[Models]:
+        """Yield the model that was asked for; if none was and ``any_scale``, this project's all."""
+        every = any_scale and scale is None and self.model is None
+        with self.address() as url, ExitStack() as stack:
+            scales = sorted(DEFAULT_MODELS) if every else [scale]
+            yield Models([stack.enter_context(self._opened(url, one)) for one in scales])
 
     def _opened(self, url: str, scale: int | None) -> Upscaler:
         try:
             return Upscaler(
                 url,
-                scale=scale if self.model is None else None,
+                scale=scale,
                 model=self.model,
                 transport=self.transport,
                 timeout_s=self.timeout_s,
@@ -107,10 +116,13 @@ def server_options(command: Command) -> Command:
 
 
 def scale_option(command: Command) -> Command:
-    """Add ``--scale``."""
-    return click.option("--scale", type=SCALES, default=str(DEFAULT_SCALE), show_default=True)(
-        command
-    )
+    """Add ``--scale``; the command gets ``scale: int | None``."""
+    return click.option(
+        "--scale",
+        type=SCALES,
+        callback=lambda context, option, value: None if value is None else int(value),
+        help=f"Default: {DEFAULT_SCALE}, or that of --model.",
+    )(command)
 
 
 def progress_bar(*columns: Any, wanted: bool = True) -> Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from rt4ksr_client.cli.options import (
 )
 from rt4ksr_client.enlarge import STREAM, Enlarged, Settings, enlarge
 from rt4ksr_client.errors import PictureError, Rt4ksrError, ServerUnreachableError
+from rt4ksr_client.models import Models
 from rt4ksr_client.pipeline import in_order
 from rt4ksr_client.sizing import Box
-from rt4ksr_client.upscaler import Upscaler
 
 __all__ = ["SCALES", "upscale"]
 
@@ -61,7 +61,8 @@ class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--to",
     "box",
     type=_BoxType(),
-    help="Fit into 4k, 8k, 1080p, 1440p or WIDTHxHEIGHT, shape kept: upscaled, then resampled.",
+    help="Fit into 4k, 8k, 1080p, 1440p or WIDTHxHEIGHT, shape kept: upscaled, then resampled. "
+    "Without --scale by the models with the least work.",
 )
 @click.option(
     "--format",
@@ -84,14 +85,21 @@ class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     show_default=True,
     help="Refuse larger sources, against decompression bombs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON per picture on stdout.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how long each stage took.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One line of JSON per picture on stdout; for a folder one more, with all that failed.",
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say which models and how long each stage took."
+)
 @server_options
 def upscale(
     source: Path,
     target: Path | None,
     output: Path | None,
-    scale: str,
+    scale: int | None,
     box: Box | None,
     format_name: str | None,
     quality: int | None,
@@ -118,20 +126,19 @@ def upscale(
         raise click.UsageError("give the output once: as TARGET or with -o")
     say_warnings()
     Image.MAX_IMAGE_PIXELS = max_px
-    settings = Settings(
-        int(scale), box, format_name.upper() if format_name else None, quality, strip_metadata
-    )
+    settings = Settings(box, format_name.upper() if format_name else None, quality, strip_metadata)
+    models = server.models(scale, any_scale=box is not None)
     extension = _EXTENSIONS[format_name or "png"]
     report = _Report(as_json, verbose)
     if source.is_dir():
         folder = target or output or default_target(source, extension)
-        _upscale_folder(source, folder, extension, overwrite, settings, server, report)
+        _upscale_folder(source, folder, extension, overwrite, settings, models, report)
         return
     chosen = target or output or (STREAM if source == STREAM else default_target(source, extension))
     report.quiet = chosen == STREAM
     _check_single(source, chosen, settings)
-    with server.upscaler(int(scale)) as upscaler:
-        report.done(enlarge(source, chosen, upscaler, settings))
+    with models as opened:
+        report.done(enlarge(source, chosen, opened, settings))
 
 
 def _check_single(source: Path, target: Path, settings: Settings) -> None:
@@ -149,7 +156,7 @@ def _upscale_folder(
     extension: str,
     overwrite: bool,
     settings: Settings,
-    server: ServerChoice,
+    models: AbstractContextManager[Models],
     report: _Report,
 ) -> None:
     if target.exists() and not target.is_dir():
@@ -159,20 +166,24 @@ def _upscale_folder(
     jobs = jobs_in_folder(source, target, extension)
     todo = [job for job in jobs if overwrite or not is_done(job)]
     report.skipped = len(jobs) - len(todo)
-    if todo:
-        with server.upscaler(settings.scale) as upscaler:
-            _check_server(upscaler)
-            _run(todo, upscaler, settings, report)
-    report.end()
+    try:
+        if todo:
+            with models as opened:
+                _check_server(opened)
+                _run(todo, opened, settings, report)
+    finally:
+        report.end()
+    if report.failures:
+        sys.exit(1)
 
 
-def _check_server(upscaler: Upscaler) -> None:
+def _check_server(models: Models) -> None:
     """Fail once, not once per picture, where there is no server at all."""
-    _ = upscaler.served_model
+    _ = models.by_scale
 
 
-def _run(jobs: list[Job], upscaler: Upscaler, settings: Settings, report: _Report) -> None:
-    work = _guarded(upscaler, settings)
+def _run(jobs: list[Job], models: Models, settings: Settings, report: _Report) -> None:
+    work = _guarded(models, settings)
     with progress_bar() as progress:
         task = progress.add_task("upscaling", total=len(jobs))
         for outcome in in_order(work, jobs, _PICTURES_IN_FLIGHT):
@@ -181,21 +192,18 @@ def _run(jobs: list[Job], upscaler: Upscaler, settings: Settings, report: _Repor
 
 
 def _guarded(
-    upscaler: Upscaler, settings: Settings
+    models: Models, settings: Settings
 ) -> Callable[[Job, Cancellation], Enlarged | tuple[Job, Rt4ksrError]]:
     def work(job: Job, cancellation: Cancellation) -> Enlarged | tuple[Job, Rt4ksrError]:
-        with cancellation.stopping(lambda: None):
-            try:
-                _make_folder(job.target.parent)
-                return enlarge(job.source, job.target, upscaler, settings)
-            except CancelledError:
-                raise
-            except ServerUnreachableError as exc:
-                raise ServerUnreachableError(
-                    f"{exc}; what is done is kept: run it again to go on from there"
-                ) from exc
-            except Rt4ksrError as exc:
-                return job, exc
+        try:
+            _make_folder(job.target.parent)
+            return enlarge(job.source, job.target, models, settings, cancellation)
+        except ServerUnreachableError as exc:
+            raise ServerUnreachableError(
+                f"{exc}; what is done is kept: run it again to go on from there"
+            ) from exc
+        except Rt4ksrError as exc:
+            return job, exc
 
     return work
 
@@ -226,8 +234,8 @@ class _Report:
         self.failures.append(outcome)
         job, error = outcome
         if self.as_json:
-            print_json({"source": str(job.source), "error": str(error)})
-        click.echo(f"rt4ksr: error: {shown(str(error))}", err=True)
+            print_json(_failure(job, error))
+        click.echo(f"rt4ksr: error: {_with_name(job, error)}", err=True)
 
     def done(self, result: Enlarged) -> None:
         """Tell of a picture that was upscaled."""
@@ -239,12 +247,29 @@ class _Report:
             click.echo(f"{shown(result.target)}: {sizes}")
         if self.verbose:
             stages = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.stages_ms.items())
-            click.echo(f"  {stages}", err=True)
+            click.echo(f"  {', '.join(result.models) or 'no model'}: {stages}", err=True)
 
     def end(self) -> None:
-        """Tell how a folder went; exit with 1 if any picture failed."""
-        failed = len(self.failures)
-        counts = f"{self.finished} upscaled, {self.skipped} done before, {failed} failed"
-        click.echo(counts, err=True)
-        if failed:
-            sys.exit(1)
+        """Tell how a folder went, and again which pictures failed: above, they have scrolled by."""
+        counts = {
+            "upscaled": self.finished,
+            "done_before": self.skipped,
+            "failed": len(self.failures),
+        }
+        if self.as_json:
+            failures = [_failure(*failure) for failure in self.failures]
+            print_json({**counts, "failures": failures})
+        told = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
+        click.echo(told + ":" * bool(self.failures), err=True)
+        for failure in self.failures:
+            click.echo(f"  {_with_name(*failure)}", err=True)
+
+
+def _with_name(job: Job, error: Rt4ksrError) -> str:
+    """Return what went wrong with which picture; most errors name it themselves."""
+    text = str(error)
+    return shown(text if str(job.source) in text else f"{job.source}: {text}")
+
+
+def _failure(job: Job, error: Rt4ksrError) -> dict[str, str]:
+    return {"source": str(job.source), "error": str(error)}

@@ -18,7 +18,7 @@ from rt4ksr_client.cli.options import (
     server_options,
     shown,
 )
-from rt4ksr_client.errors import VideoError
+from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
 from rt4ksr_client.video.options import CODECS
 
@@ -55,7 +55,7 @@ from rt4ksr_client.video.options import CODECS
 def video(
     source: Path,
     target: Path | None,
-    scale: str,
+    scale: int | None,
     resume: bool,
     as_json: bool,
     server: ServerChoice,
@@ -76,10 +76,13 @@ def video(
     options = VideoOptions(**choices)
     target = target or _default_target(source)
     start_s = perf_counter()
-    with server.upscaler(int(scale)) as upscaler, _bar() as progress:
+    with server.upscaler(scale) as upscaler, _bar() as progress:
         task = progress.add_task("video", total=None, fps="")
 
+        told: list[Progress] = []
+
         def tell(state: Progress) -> None:
+            told[:] = [state]
             fps = (state.done - state.resumed) / (perf_counter() - start_s)
             progress.update(
                 task, completed=state.done, total=state.expected or None, fps=f"{fps:.1f} fps"
@@ -87,8 +90,9 @@ def video(
 
         try:
             done = upscale_video(source, target, upscaler, options, resume=resume, on_progress=tell)
-        except KeyboardInterrupt:
-            click.echo("rt4ksr: interrupted; --resume goes on from the last segment", err=True)
+        except (KeyboardInterrupt, Rt4ksrError):
+            if told and told[-1].done:
+                click.echo("rt4ksr: --resume goes on from the last finished segment", err=True)
             raise
     _say(source, target, done, perf_counter() - start_s, as_json)
 
