@@ -76,7 +76,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Time from a request being sent (closed loop) or due (open loop) to its checked answer.
+    """Time from a request being sent (closed loop) or due (open loop) to its answer.
 
     Percentiles are those of one histogram of all right answers, merged over all workers;
     ``histogram`` is that, in HdrHistogram's V2 base64 form, in microseconds. All are 0 where
@@ -217,7 +217,7 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intervals: tuple[Interval, ...]
     steps: tuple[Step, ...] = ()
     knee: int | None = None
-    """Index of the step with the best goodput that still kept the objective."""
+    """Index of the first step with about the best goodput, the objective on latency kept."""
     outages: tuple[Outage, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     warnings: tuple[str, ...] = ()
