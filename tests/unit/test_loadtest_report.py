@@ -12,12 +12,15 @@ from xml.etree import ElementTree
 import loadtest_samples as samples
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
 from msgspec.structs import replace
 
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.gates import Objectives, judge
 from rt4ksr_loadtest.report import run_page, run_summary, write_report
+from rt4ksr_loadtest.report.curves import over_time
 from rt4ksr_loadtest.report.distribution import distribution_of
+from rt4ksr_loadtest.report.drawing import FIRST
 from rt4ksr_loadtest.report.words import NONE
 from rt4ksr_loadtest.result import Outage, RunResult
 
@@ -172,7 +175,7 @@ def test_the_load_model_is_said_in_words() -> None:
 
     assert "Closed loop: 4 users each wait for an answer" in closed
     assert "from when a request was sent" in closed
-    assert "Open loop: requests are due at 20.0 frames a second, at random (Poisson)" in opened
+    assert "Open loop: requests are due at 20.0 a second, at random (Poisson)" in opened
     assert "from when a request was due" in opened
     assert "Closed loop" not in opened
 
@@ -257,6 +260,15 @@ def test_the_time_of_a_request_is_split_between_the_server_and_the_way_to_it() -
     assert f"outside the server {run.latency.mean_ms - inside_ms:.1f} ms 19 %" in text
     assert f"the client saw {run.latency.mean_ms:.0f} ms" in text
     assert "Where the time of a request goes" not in odd_page("nothing right")
+
+
+def test_overlapping_intervals_do_not_run_backwards() -> None:
+    first, *rest = samples.run(duration_s=3.0, warmup_s=0.0).intervals
+    panel = Figure().subplots()
+    over_time(panel, [replace(first, length_s=1.7), *rest], lambda i: i.goodput_fps, FIRST, "")
+
+    times_s = list(panel.lines[0].get_xdata())
+    assert times_s == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
 
 
 def test_plots_take_their_colours_from_the_page() -> None:

@@ -41,7 +41,13 @@ def over_time(
     style: str = "-",
 ) -> None:
     """Draw ``value`` as the level that it had over each interval; NaN leaves a gap."""
-    times = [t for i in intervals for t in (i.start_s, i.start_s + i.length_s)]
+    starts_s = [*(i.start_s for i in intervals), math.inf]
+    # Clocks of several processes: an interval ends at the latest where the next begins.
+    times = [
+        time_s
+        for i, next_s in zip(intervals, starts_s[1:], strict=True)
+        for time_s in (i.start_s, min(i.start_s + i.length_s, next_s))
+    ]
     levels = [v for i in intervals for v in [value(i)] * 2]
     width = 1.5 if len(intervals) <= _MANY else 0.9
     panel.plot(times, levels, style, color=colour, label=label, linewidth=width)
@@ -106,7 +112,9 @@ def draw_histogram(panel: Axes, distribution: Distribution) -> None:
     latencies_ms = np.maximum(distribution.latencies_ms, 0.001)
     bins = min(40, max(8, int(2 * math.sqrt(distribution.total))))
     # A thousandth wider than the data, so that answers that all took the same have a bin too.
-    edges = np.geomspace(latencies_ms[0] * 0.999, latencies_ms[-1] * 1.001, bins + 1)
+    smallest, largest = latencies_ms[0] * 0.999, latencies_ms[-1] * 1.001
+    is_wide = largest / smallest >= _WIDE_RANGE
+    edges = (np.geomspace if is_wide else np.linspace)(smallest, largest, bins + 1)
     counts, _ = np.histogram(latencies_ms, edges, weights=distribution.counts)
     panel.bar(
         edges[:-1],
@@ -118,7 +126,7 @@ def draw_histogram(panel: Axes, distribution: Distribution) -> None:
         linewidth=0.8,
     )
     panel.grid(visible=False, axis="x")
-    if edges[-1] / edges[0] >= _WIDE_RANGE:
+    if is_wide:
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: _tick(ms)))
         panel.xaxis.set_minor_formatter(NullFormatter())

@@ -93,7 +93,7 @@ def plot_knee(result: RunResult) -> Markup:
         panel = plot.panels[0]
         draw_steps(panel, result.steps, lambda s: s.p50_ms, FIRST, "p50")
         draw_steps(panel, result.steps, lambda s: s.p99_ms, SECOND, "p99")
-        unit = "users" if result.settings.load_model == "closed" else "frames/s asked for"
+        unit = "users" if result.settings.load_model == "closed" else "requests/s asked for"
         panel.set_title(f"latency, ms, at {unit}")
         _levels(panel, result.steps)
         if result.knee is not None and result.steps[result.knee].goodput_fps > 0:

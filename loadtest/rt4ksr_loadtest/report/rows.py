@@ -59,7 +59,7 @@ def steps(result: RunResult) -> tuple[tuple[str, ...], ...]:
     """Return a row of names and one for each step; nothing for a run without steps."""
     if not result.steps:
         return ()
-    level = "users" if result.settings.load_model == "closed" else "asked for, frames/s"
+    level = "users" if result.settings.load_model == "closed" else "asked for, requests/s"
     rows = [
         (
             f"{step.level:.4g}" + (" (knee)" if index == result.knee else ""),
@@ -150,7 +150,7 @@ def settings(result: RunResult) -> Rows:
     ]
     rate: Rows = ()
     if asked.load_model == "open":
-        rate_fps = "by step" if asked.rate_fps is None else f"{number(asked.rate_fps)} frames/s"
+        rate_fps = "by step" if asked.rate_fps is None else f"{number(asked.rate_fps)} requests/s"
         rate = (("rate", rate_fps), ("arrivals", asked.arrivals or NONE))
     return (
         ("profile", asked.profile),

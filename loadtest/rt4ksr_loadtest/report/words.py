@@ -77,7 +77,7 @@ def load_in_words(result: RunResult) -> str:
         )
     rate = "at the rate of each step"
     if settings.rate_fps is not None and not result.steps:
-        rate = f"at {number(settings.rate_fps)} frames a second"
+        rate = f"at {number(settings.rate_fps)} a second"
     gaps = "at random (Poisson)" if settings.arrivals == "poisson" else "evenly spaced"
     return (
         f"Open loop: requests are due {rate}, {gaps}, whether or not the server keeps up. Latency "
@@ -97,7 +97,7 @@ def level_of(result: RunResult, level: float) -> str:
     """Return a step's level with its unit."""
     if result.settings.load_model == "closed":
         return "1 user" if level == 1 else f"{level:g} users"
-    return f"{level:.4g} frames/s"
+    return f"{level:.4g} requests a second"
 
 
 def timeline_caption(result: RunResult) -> str:
