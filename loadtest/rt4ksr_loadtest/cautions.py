@@ -61,8 +61,9 @@ def _counts(result: RunResult) -> list[str]:
     theirs = result.server.success_count
     if theirs == ours or result.outages:
         return []
-    if result.settings.warmup_s and abs(theirs - ours) <= max(2, result.settings.users):
-        return []  # under way when the warm-up ended
+    under_way = max((interval.in_flight for interval in result.intervals), default=0)
+    if result.settings.warmup_s and abs(theirs - ours) <= max(result.settings.users, under_way):
+        return []  # begun in the warm-up, or answered in it
     return [
         f"The server counts {theirs} answers, this test {ours}: somebody else uses it, requests "
         "were given up, or a batch or a cache is counted differently."
@@ -84,4 +85,6 @@ def _few(result: RunResult) -> list[str]:
     right = result.totals.right
     if right >= FEW_ANSWERS:
         return []
+    if not right:
+        return ["No answer was right."]
     return [f"Only {right} right answers: p99 is little more than the slowest of them."]

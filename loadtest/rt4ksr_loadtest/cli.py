@@ -65,7 +65,8 @@ SATURATE_USERS = 32
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for result.json and reports.")
 @click.pass_context
 def loadtest(
-    context: click.Context,
+    ctx: click.Context,
+    /,
     url: str,
     local: bool,
     model_repository: Path | None,
@@ -88,7 +89,7 @@ def loadtest(
     It exits with 1 when an objective is missed; without objectives, when a request failed. The same
     test with Locust's own options and web page: locust -f loadtest/locustfile.py.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    if context.invoked_subcommand is not None:
+    if ctx.invoked_subcommand is not None:
         return
     users = users or _default_users(profile, open_loop=options["fps"] is not None)
     with _address(url, local, model_repository) as host:

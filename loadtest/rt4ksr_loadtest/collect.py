@@ -142,19 +142,21 @@ class Collected:
         slot = self.between(second, second + length)
         states = [probe[s] for s in range(second, second + length) if s in probe]
         samples = max(1, sum(1 for s in range(second, second + length) if s in self.slots))
+        begin_s = max(0.0, second - start_s)
+        length_s = second + length - start_s - begin_s  # the run begins within a second
         return Interval(
-            start_s=max(0.0, second - start_s),
-            length_s=float(length),
+            start_s=begin_s,
+            length_s=length_s,
             warmup=second < math.floor(measured_from_s),
             users=round(slot.users / samples),
-            offered_fps=_frames(slot, slot.offered) / length,
-            goodput_fps=slot.frames / length,
+            offered_fps=_frames(slot, slot.offered) / length_s,
+            goodput_fps=slot.frames / length_s,
             failures=slot.failed,
             p50_ms=percentile_ms(slot.latencies_us, 50),
             p99_ms=percentile_ms(slot.latencies_us, 99),
             in_flight=round(slot.in_flight / samples),
             pending=_largest(state.pending for state in states),
-            generator_cpu_cores=slot.cpu_s / length,
+            generator_cpu_cores=slot.cpu_s / length_s,
             server_cpu_cores=_mean(state.cpu_cores for state in states),
             server_memory_bytes=_largest(state.memory_bytes for state in states),
             generator_memory_bytes=round(slot.memory_bytes / samples),
@@ -171,6 +173,7 @@ class Collected:
             goodput_fps=slot.frames / max(1, math.floor(level.end_s) - math.ceil(begin_s)),
             p50_ms=percentile_ms(slot.latencies_us, 50),
             p99_ms=percentile_ms(slot.latencies_us, 99),
+            right=slot.right,
             failures=slot.failed,
         )
 

@@ -96,7 +96,7 @@ def figures_of(result: RunResult) -> Figures:
         return Figures(
             where=" at the knee",
             goodput_fps=step.goodput_fps,
-            error_share=_error_share_of(step, result),
+            error_share=_error_share(step.right, step.failures),
             p50_ms=step.p50_ms if right else None,
             p99_ms=step.p99_ms if right else None,
         )
@@ -104,7 +104,7 @@ def figures_of(result: RunResult) -> Figures:
     return Figures(
         where="",
         goodput_fps=totals.goodput_fps,
-        error_share=1 - totals.right / totals.requests if totals.requests else 1.0,
+        error_share=_error_share(totals.right, sum(totals.failures.values())),
         p50_ms=latency.p50_ms if totals.right else None,
         p99_ms=latency.p99_ms if totals.right else None,
     )
@@ -178,8 +178,5 @@ def _errors(measured: Figures, limit_share: float) -> Verdict:
     )
 
 
-def _error_share_of(step: Step, result: RunResult) -> float:
-    # A step knows its frames, not its requests; how many frames a request is, the totals tell.
-    frames = result.totals.goodput_fps * result.measured_s
-    right = step.goodput_fps * step.length_s * result.totals.right / frames if frames else 0.0
-    return step.failures / (step.failures + right) if step.failures + right else 1.0
+def _error_share(right: int, failures: int) -> float:
+    return failures / (right + failures) if right + failures else 1.0

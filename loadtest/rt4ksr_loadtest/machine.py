@@ -41,7 +41,7 @@ def machine_facts(options: LoadOptions, server_on_this_host: bool) -> Machine:
     except ServerError:
         version, weights = "not known", {}
     else:
-        version = f"{server.name} {server.version}"
+        version = server.version  # its name is made up anew at each start
         weights = {
             model.name: model.served.weights_sha256
             for model in server.models

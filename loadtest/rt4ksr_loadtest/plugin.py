@@ -20,18 +20,28 @@ from rt4ksr_loadtest.result import RunResult, write_result
 from rt4ksr_loadtest.run import LoadRun, run_of, set_run
 from rt4ksr_loadtest.shapes import ProfileShape
 
-__all__: list[str] = []
+__all__ = ["connect"]
 
 MISSED = 1
 """Exit code when an objective is missed, or a request failed where none was given."""
 
 
-@events.init_command_line_parser.add_listener
+def connect() -> None:
+    """Have Locust's events start, feed and end a load test; for a locustfile to call."""
+    events.init_command_line_parser.add_listener(_on_parser)
+    events.init.add_listener(_on_init)
+    events.test_start.add_listener(_on_start)
+    events.report_to_master.add_listener(_on_report)
+    events.worker_report.add_listener(_on_worker_report)
+    events.test_stopping.add_listener(_on_stopping)
+    events.test_stop.add_listener(_on_stop)
+    events.quitting.add_listener(_on_quitting)
+
+
 def _on_parser(parser: Any, **_: Any) -> None:
     add_options(parser)
 
 
-@events.init.add_listener
 def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> None:
     options = _options_or_exit(environment)
     run = LoadRun(environment, options)
@@ -52,18 +62,15 @@ def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> No
         web.extend(web_ui, run)
 
 
-@events.test_start.add_listener
 def _on_start(environment: Environment, **_: Any) -> None:
     run_of(environment).begin(read_options(environment.parsed_options, environment.host))
 
 
-@events.report_to_master.add_listener
 def _on_report(client_id: str, data: dict[str, Any], **_: Any) -> None:
     for run in runs.all_runs():
         data["rt4ksr"] = run.recorder.take()
 
 
-@events.worker_report.add_listener
 def _on_worker_report(client_id: str, data: dict[str, Any], **_: Any) -> None:
     for run in runs.all_runs():
         run.absorb(client_id, data.pop("rt4ksr", {}))
@@ -73,24 +80,22 @@ def _on_drain(environment: Environment, msg: Any, **_: Any) -> None:
     """As a worker: stop, and send what is left."""
     run = run_of(environment)
     run.drain()
-    environment.runner.send_message(runs.DRAINED, run.recorder.take())
+    runner: Any = environment.runner
+    runner.send_message(runs.DRAINED, run.recorder.take())
 
 
 def _on_drained(environment: Environment, msg: Any, **_: Any) -> None:
     run_of(environment).worker_drained(msg.node_id, msg.data)
 
 
-@events.test_stopping.add_listener
 def _on_stopping(environment: Environment, **_: Any) -> None:
     run_of(environment).drain()
 
 
-@events.test_stop.add_listener
 def _on_stop(environment: Environment, **_: Any) -> None:
     _finish(environment)
 
 
-@events.quitting.add_listener
 def _on_quitting(environment: Environment, **_: Any) -> None:
     # After Ctrl-C this comes before Locust stops the users.
     _finish(environment)
@@ -101,16 +106,18 @@ def _finish(environment: Environment) -> None:
     result = run.finish()
     if result is None:
         return
-    click.echo(f"\n{run_summary(result)}")
+    environment.process_exit_code = MISSED if _missed(result) else 0
+    page = None
     try:
         if run.options.out is not None:
             write_result(result, run.options.out / "result.json")
-            click.echo(f"{write_report(result, run.options.out)}")
+            page = write_report(result, run.options.out)
     except Rt4ksrError as exc:
         click.echo(f"rt4ksr: error: {exc}", err=True)
         environment.process_exit_code = MISSED
-        return
-    environment.process_exit_code = MISSED if _missed(result) else 0
+    click.echo(f"\n{run_summary(result)}")
+    if page is not None:
+        click.echo(f"report: {page}")
 
 
 def _missed(result: RunResult) -> bool:
@@ -123,8 +130,8 @@ def _options_or_exit(environment: Environment) -> LoadOptions:
     """Check the options, and that a server answers, before anything is started."""
     try:
         options = read_options(environment.parsed_options, environment.host)
-        headless = environment.parsed_options.headless
-        if headless and not isinstance(environment.runner, WorkerRunner):
+        parsed: Any = environment.parsed_options
+        if parsed.headless and not isinstance(environment.runner, WorkerRunner):
             runs.cooperative_grpc()
             _check_models(options)
     except (Rt4ksrError, ValueError) as exc:

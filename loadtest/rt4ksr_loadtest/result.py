@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was asked for.
 
     ``frames``: where the pictures came from, for people. ``arrivals``: of the open loop,
-    ``constant`` or ``poisson``. ``rate_fps`` is None in the closed loop.
+    ``constant`` or ``poisson``. ``rate_fps``, requests per second of all users, is None in the closed loop.
     """
 
     profile: str
@@ -78,8 +78,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time from a request being sent (closed loop) or due (open loop) to its answer.
 
-    Percentiles are those of one histogram of all right answers, merged over all workers;
-    ``histogram`` is that, in HdrHistogram's V2 base64 form, in microseconds. All are 0 where
+    Percentiles are those of all right answers of all workers together (nearest rank);
+    ``histogram`` is of the same, in HdrHistogram's V2 base64 form, in microseconds. All are 0 where
     there was no right answer.
     """
 
@@ -172,7 +172,7 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One level of load of a profile that has several.
 
-    ``level`` is users in the closed loop and frames per second in the open one.
+    ``level`` is users in the closed loop and requests per second in the open one.
     """
 
     level: float
@@ -181,6 +181,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     goodput_fps: float
     p50_ms: float
     p99_ms: float
+    right: int
     failures: int
 
 

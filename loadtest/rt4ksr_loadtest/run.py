@@ -193,7 +193,7 @@ class LoadRun:
         return self.result
 
     def _drain_workers(self) -> None:
-        runner = self._environment.runner
+        runner: Any = self._environment.runner
         clients = runner.clients
         waited = {c.id for c in (*clients.running, *clients.spawning)} - self._drained
         runner.send_message(DRAIN)

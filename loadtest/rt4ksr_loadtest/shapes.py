@@ -41,7 +41,7 @@ def plan(options: LoadOptions) -> list[tuple[int, float]]:
     return [(users, duration_s)]
 
 
-class ProfileShape(LoadTestShape):  # type: ignore[misc]
+class ProfileShape(LoadTestShape):
     """Goes through the levels of a profile; the warm-up is spent at the first.
 
     Args:
@@ -59,7 +59,7 @@ class ProfileShape(LoadTestShape):  # type: ignore[misc]
         measured: Callable[[Level], Step],
         ended: Callable[[Level], None],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._options = options
         self._measured = measured
         self._ended = ended

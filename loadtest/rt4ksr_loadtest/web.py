@@ -34,6 +34,7 @@ COLUMNS: Final = {
 def extend(web_ui: WebUI, run: LoadRun) -> None:
     """Add the tab and the page."""
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
+    app: Any = web_ui.app
     web_ui.template_args |= {
         "extended_tabs": [{"title": "4K", "key": KEY}],
         "extended_tables": [{"key": KEY, "structure": structure}],
@@ -48,14 +49,14 @@ def extend(web_ui: WebUI, run: LoadRun) -> None:
     def series() -> Response:
         return Response(json.dumps(live_series(run)), mimetype="application/json")
 
-    @web_ui.app.after_request
     def add_row(response: Response) -> Response:
         if request.path == "/stats/requests" and response.is_json:
             row = {"key": KEY, "data": [live_row(run)]}
             response.set_data(json.dumps({**(response.json or {}), "extended_stats": [row]}))
         return response
 
-    web_ui.app.register_blueprint(blueprint)
+    app.after_request(add_row)
+    app.register_blueprint(blueprint)
 
 
 def live_row(run: LoadRun) -> dict[str, Any]:

@@ -174,6 +174,7 @@ def saturating(
             goodput_fps=rate,
             p50_ms=1000 * 2**n / rate if rate else 0.0,
             p99_ms=1300 * 2**n / rate if rate else 0.0,
+            right=round(rate * 20),
             failures=0,
         )
         for n, rate in enumerate(fps)

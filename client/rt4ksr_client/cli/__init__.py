@@ -62,6 +62,9 @@ COMMANDS = {
         "train",
         "Measure PSNR and SSIM of weights or a server.",
     ),
+    "loadtest": CommandRow(
+        "rt4ksr_loadtest.cli", "loadtest", "loadtest", "Stress-test a server with 4K work."
+    ),
 }
 
 

@@ -1,0 +1,37 @@
+"""A Python-backend model of known slowness: nearest neighbour under the wire contract.
+
+It is copied into a test's repository as ``1/model.py`` and runs in Triton's Python stub.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Parameters: ``delay_s`` before each answer; each ``wrong_every``-th is wrong."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.delay_s = float(parameters["delay_s"]["string_value"])
+        self.wrong_every = int(parameters["wrong_every"]["string_value"])
+        self.scale = int(parameters["scale"]["string_value"])
+        self.answered = 0
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Any) -> Any:
+        time.sleep(self.delay_s)
+        image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+        upscaled = image.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        self.answered += 1
+        if self.wrong_every and self.answered % self.wrong_every == 0:
+            upscaled[:, -1, -1] ^= 64  # one pixel, far from everything
+        tensor = pb_utils.Tensor("upscaled", np.ascontiguousarray(upscaled))
+        return pb_utils.InferenceResponse([tensor])
