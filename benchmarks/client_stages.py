@@ -1,7 +1,8 @@
 """Where the time of one picture goes in the client: 1080p JPEG in, 4K picture out, real model.
 
-Stages: decode; prepare (padding, filling what is invisible); request, of which the server's own statistics say
-how much was the network (server) and the rest is the way there and back (wire); finish; encode.
+Stages: decode; prepare (padding, filling the invisible); request, of which the server's own
+statistics say how much was the network (server) and the rest is the way there and back (wire);
+finish; encode.
 Milliseconds, medians; then whole pictures one at a time against four in flight.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_loadtest.result import RunResult, Step, Verdict
+from rt4ksr_loadtest.result import RunResult, Verdict
 
 if sys.version_info >= (3, 11):
     import tomllib

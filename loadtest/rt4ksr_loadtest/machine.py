@@ -11,11 +11,11 @@ import psutil
 
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.status import ServerStatus, read_status
-from rt4ksr_client.transports import open_transport
+from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_loadtest.options import LoadOptions
 from rt4ksr_loadtest.result import Machine
 
-__all__ = ["machine_facts", "server_facts"]
+__all__ = ["machine_facts", "open_control", "server_facts"]
 
 PACKAGES: Final = ("rt4ksr-triton", "locust", "gevent", "tritonclient", "grpcio", "numpy")
 TIMEOUT_S: Final = 5.0
@@ -28,10 +28,13 @@ def server_facts(options: LoadOptions) -> ServerStatus:
         ServerError: no answer.
 
     """
-    first = options.url.split(",")[0].strip()
-    transport = open_transport(first, "http" if first.startswith("http://") else "grpc")
-    with transport:
+    with open_control(options.url.split(",")[0].strip()) as transport:
         return read_status(transport, timeout_s=TIMEOUT_S)
+
+
+def open_control(address: str) -> Transport:
+    """Return a way to ask one server questions, without shared memory."""
+    return open_transport(address, "http" if address.startswith("http://") else "grpc")
 
 
 def machine_facts(options: LoadOptions, server_on_this_host: bool) -> Machine:

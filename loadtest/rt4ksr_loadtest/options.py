@@ -154,7 +154,7 @@ def _shares(scales: str) -> dict[str, float]:
         try:
             weights[DEFAULT_MODELS[int(scale)].name] = float(weight or 1)
         except (KeyError, ValueError):
-            known = ", ".join(map(str, DEFAULT_MODELS))
+            known = ", ".join(map(str, sorted(DEFAULT_MODELS)))
             raise LoadTestError(
                 f"--scale {scales!r}: give {known}, or a mix like 2:3,3:1"
             ) from None

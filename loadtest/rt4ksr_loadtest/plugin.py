@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
 import click
+import gevent
 from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
@@ -43,6 +45,7 @@ def _on_parser(parser: Any, **_: Any) -> None:
 
 
 def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> None:
+    gevent.signal_handler(signal.SIGINT, _interrupt)
     options = _options_or_exit(environment)
     run = LoadRun(environment, options)
     set_run(environment, run)
@@ -124,6 +127,11 @@ def _missed(result: RunResult) -> bool:
     if result.verdicts:
         return not result.passed
     return bool(result.totals.failures) or not result.totals.right
+
+
+def _interrupt() -> None:
+    """Reach Locust's main greenlet, as Ctrl-C does not when it comes while gRPC's code runs."""
+    raise KeyboardInterrupt
 
 
 def _options_or_exit(environment: Environment) -> LoadOptions:

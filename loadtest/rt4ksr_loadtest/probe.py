@@ -11,7 +11,8 @@ from typing import Final
 import psutil
 
 from rt4ksr_client.errors import ServerError
-from rt4ksr_client.transports import Question, Transport, open_transport
+from rt4ksr_client.transports import Question
+from rt4ksr_loadtest.machine import open_control
 from rt4ksr_loadtest.options import LoadOptions
 
 __all__ = ["Probe", "ServerSecond"]
@@ -50,8 +51,7 @@ class Probe:
         first = options.url.split(",")[0].strip()
         self._host, _, port = first.rpartition("://")[2].rpartition(":")
         self._port = int(port)
-        transport = "http" if first.startswith("http://") else "grpc"
-        self._transport: Transport = open_transport(first, transport)
+        self._transport = open_control(first)
         self._metrics_url = options.metrics_url or f"http://{self._host}:{METRICS_PORT}/metrics"
         self._metrics_work = True
         self._process: psutil.Process | None = None

@@ -39,7 +39,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was asked for.
 
     ``frames``: where the pictures came from, for people. ``arrivals``: of the open loop,
-    ``constant`` or ``poisson``. ``rate_fps``, requests per second of all users, is None in the closed loop.
+    ``constant`` or ``poisson``. ``rate_fps``, requests per second of all users, is None in the
+    closed loop.
     """
 
     profile: str

@@ -11,7 +11,7 @@ PAGE: Final = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark; --line: #1a73e8; --second: #e8710a; --grid: #8884; }
-body { font: 15px/1.4 system-ui, sans-serif; max-width: 70rem; margin: 1.5rem auto; }
+body { font: 15px/1.4 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; }
 dt { font-size: .8rem; opacity: .7; } dd { margin: 0; font-size: 1.6rem; }
 h2 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
