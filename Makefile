@@ -34,6 +34,7 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/graph_forms.py
 	$(BIN)/python benchmarks/client_stages.py
 	$(BIN)/python benchmarks/client_transport.py
+	$(BIN)/python benchmarks/loadtest_peer.py
 
 clean: ## Remove what make installed and wrote
 	rm -rf $(VENV) demo

@@ -8,9 +8,6 @@ the same model where it is installed.
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import onnxruntime
+import perf_analyzer as nvidia
 import tritonclient.grpc as triton
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "server"))
@@ -119,7 +117,7 @@ def report(
     for name, (frame_ms, frames_per_s) in table.items():
         print(
             f"{name:20} {frame_ms:9.1f} {frame_ms - alone_ms:9.1f} {frames_per_s:12.1f}   "
-            f"{perf_analyzer(server, name)}"
+            f"{reference(server, name)}"
         )
     (shm_ms, shm_per_s), (grpc_ms, grpc_per_s) = table["shm"], table["grpc"]
     print(
@@ -129,25 +127,14 @@ def report(
     )
 
 
-def perf_analyzer(server: TritonServer, name: str) -> str:
+def reference(server: TritonServer, name: str) -> str:
     """Return the frames per second that NVIDIA's tool gets, or why there are none."""
-    binary = shutil.which("perf_analyzer")
     if name not in TRANSPORTS:
         return "-"
-    if binary is None:
+    if not nvidia.is_installed():
         return "not installed"
-    url, protocol = (server.http_url, "http") if name == "http" else (server.grpc_url, "grpc")
-    shape = f"{SPEC.input_height_px},{SPEC.input_width_px},3"
-    answer_bytes = SPEC.input_height_px * SPEC.input_width_px * 3 * SPEC.scale**2
-    memory = ["--shared-memory=system", f"--output-shared-memory-size={answer_bytes}"]
-    command = [
-        binary, "-m", SPEC.name, "-u", url, "-i", protocol, f"--shape={INPUT_NAME}:{shape}",
-        f"--concurrency-range={IN_FLIGHT}", "--measurement-mode=count_windows",
-        "--measurement-request-count=30", "--max-trials=3", *(memory if name == "shm" else []),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    found = re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)
-    return found[1] if found else f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+    found = nvidia.perf_analyzer(server, SPEC, name, IN_FLIGHT)
+    return f"{found.per_s:.1f}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ RISE: Final = 1.05
 """Throughput that rises by less than 5 % no longer rises."""
 
 STEPS_WITHOUT_RISE: Final = 2
-SPAWN_RATE: Final = 1000.0
+SPAWN_RATE: Final = 100.0
 
 
 def plan(options: LoadOptions) -> list[tuple[int, float]]:
