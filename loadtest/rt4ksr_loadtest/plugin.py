@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from typing import Any
 
 import click
@@ -66,7 +67,24 @@ def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> No
 
 
 def _on_start(environment: Environment, **_: Any) -> None:
-    run_of(environment).begin(read_options(environment.parsed_options, environment.host))
+    run = run_of(environment)
+    run.begin(read_options(environment.parsed_options, environment.host))
+    if sys.stderr.isatty() and not run.is_worker and environment.web_ui is None:
+        gevent.spawn(_show_progress, run)
+
+
+def _show_progress(run: LoadRun) -> None:
+    """Keep one line on the terminal up to date."""
+    while not run.draining:
+        gevent.sleep(1)
+        row, passed_s = web.live_row(run), time.time() - run.start_s
+        warm_up = " (warm-up)" if passed_s < run.options.warm_up_s else ""
+        line = (
+            f"{passed_s:5.0f} s{warm_up}: {row['goodput']} 4K frames/s, p50 {row['p50']} ms, "
+            f"p99 {row['p99']} ms, {row['failed']} failures/s"
+        )
+        click.echo(f"\r{line:<78}", err=True, nl=False)
+    click.echo("\nwaiting for the answers under way ...", err=True)
 
 
 def _on_report(client_id: str, data: dict[str, Any], **_: Any) -> None:
