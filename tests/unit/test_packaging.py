@@ -11,7 +11,16 @@ import pytest
 
 import rt4ksr_client
 
-HEAVY = ("torch", "onnx", "onnxruntime", "locust", "av", "rt4ksr_server", "rt4ksr_export")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "locust",
+    "av",
+    "rt4ksr_server",
+    "rt4ksr_export",
+    "rt4ksr_loadtest",
+)
 
 
 OF_AN_EXTRA = ("rt4ksr_client.video", "rt4ksr_client.cli.video", "rt4ksr_client.cli.demo")
@@ -51,6 +60,8 @@ def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) ->
     assert {
         "rt4ksr_client/py.typed",
         "rt4ksr_export/weights/rt4ksr_x2.safetensors",
+        "rt4ksr_loadtest/locustfile.py",
+        "rt4ksr_loadtest/report/templates/run.html",
         "rt4ksr_server/backends/onnxruntime/model.py",
         "rt4ksr_server/model_repository/rt4ksr_x3/1/model.onnx",
     } <= names
