@@ -7,6 +7,7 @@ import pytest
 from nearest_models import nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
+from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 
@@ -40,3 +41,10 @@ def nearest_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServ
     """A running server with every model of the contract, shared by all tests of the session."""
     with TritonServer(nearest_repository()) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def upscaler(nearest_server: TritonServer) -> Iterator[Upscaler]:
+    """An x2 upscaler of the nearest-neighbour server."""
+    with Upscaler(nearest_server.grpc_url, scale=2, timeout_s=30) as opened:
+        yield opened

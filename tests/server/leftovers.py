@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -63,3 +64,9 @@ def becomes_true(condition: Callable[[], object], timeout_s: float = 15.0) -> bo
             return False
         time.sleep(0.05)
     return True
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port

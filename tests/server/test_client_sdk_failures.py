@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from conftest import RepositoryFactory
+from leftovers import free_port
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
@@ -54,12 +54,6 @@ def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
                     os.kill(doomed.pid, signal.SIGKILL)
 
     assert arrived == list(range(200))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])

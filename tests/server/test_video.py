@@ -1,132 +1,22 @@
-"""``rt4ksr video`` on a real tritonserver with a nearest-neighbour model."""
+"""``rt4ksr_client.video`` on a real tritonserver with a nearest-neighbour model: the result."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from videos import COLOUR, FAST, av, centre, counted, decoded, make_video, seconds, sound_of, uneven
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import PictureWarning
+from rt4ksr_client.video import VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
 
-av = pytest.importorskip("av", reason="the video extra is not installed")
-
-from rt4ksr_client.video import Progress, VideoOptions, upscale_video  # noqa: E402
-
 pytestmark = pytest.mark.server
-
-UNIT = Fraction(1, 90000)
-FAST = VideoOptions(preset="ultrafast", crf=4)
-COLOUR = (200, 40, 30)
-
-
-def steady(index: int) -> int:
-    return index * 3600
-
-
-def uneven(index: int) -> int:
-    return index * 3600 + (index % 3) * 701
-
-
-def plain(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    return np.full((size[1], size[0], 3), COLOUR, np.uint8)
-
-
-def counted(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The frame's number as its gray level."""
-    return np.full((size[1], size[0], 3), 16 + index * 2 % 224, np.uint8)
-
-
-def make_video(
-    path: Path,
-    *,
-    frames: int = 30,
-    size: tuple[int, int] = (64, 48),
-    when: Callable[[int], int] = steady,
-    draw: Callable[[int, tuple[int, int]], npt.NDArray[np.uint8]] = plain,
-    pixel_format: str = "yuv420p",
-    colour: tuple[int, int] = (1, 1),
-    transfer: int = 1,
-    primaries: int = 1,
-    aspect: Fraction = Fraction(1),
-    rotation: int = 0,
-    sound: bool = False,
-    encoder: dict[str, str] = {},  # noqa: B006 - only read
-) -> Path:
-    """``colour``: number of the matrix, 1 for limited or 2 for full range."""
-    matrix, levels = colour
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "4"} | encoder)
-        stream.width, stream.height = size
-        stream.pix_fmt = pixel_format
-        context = stream.codec_context
-        context.time_base, context.sample_aspect_ratio = UNIT, aspect
-        context.colorspace, context.color_range = matrix, levels
-        context.color_trc, context.color_primaries = transfer, primaries
-        if rotation:
-            stream.set_display_rotation(rotation)
-        audio: Any = container.add_stream("aac", rate=48000, layout="mono") if sound else None
-        for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(draw(index, size), format="rgb24").reformat(
-                format=pixel_format,
-                dst_colorspace=1 if matrix == 1 else 5,
-                dst_color_range=levels,
-            )
-            frame.pts, frame.time_base = when(index), UNIT
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-        if sound:
-            _add_tone(container, audio, frames / 25)
-    return path
-
-
-def _add_tone(container: Any, stream: Any, duration_s: float) -> None:
-    for start in range(0, int(duration_s * 48000), 1024):
-        wave = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-
-
-def decoded(path: Path) -> list[Any]:
-    with av.open(str(path)) as container:
-        return list(container.decode(video=0))
-
-
-def seconds(path: Path) -> list[Fraction]:
-    return [frame.pts * frame.time_base for frame in decoded(path)]
-
-
-def centre(frame: Any) -> npt.NDArray[np.int64]:
-    """The colour a player shows: by the tags the frame itself carries."""
-    rgb = frame.reformat(
-        format="rgb24", src_colorspace=1 if frame.colorspace == 1 else 5, dst_color_range=2
-    ).to_ndarray()
-    return np.asarray(rgb[rgb.shape[0] // 2, rgb.shape[1] // 2]).astype(np.int64)
-
-
-def sound_of(path: Path) -> list[tuple[Fraction, bytes]]:
-    with av.open(str(path)) as container:
-        packets = container.demux(audio=0)
-        return [(p.pts * p.time_base, bytes(p)) for p in packets if p.size]
-
-
-@pytest.fixture(scope="module")
-def upscaler(nearest_server: TritonServer) -> Iterator[Upscaler]:
-    with Upscaler(nearest_server.grpc_url, scale=2, timeout_s=30) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
@@ -188,15 +78,6 @@ def test_interlaced_is_refused_unless_deinterlaced(upscaler: Upscaler, tmp_path:
 
     assert not any(frame.interlaced_frame for frame in decoded(tmp_path / "out.mp4"))
     assert seconds(tmp_path / "out.mp4") == seconds(source)
-
-
-def test_sound_is_copied_bit_for_bit_and_does_not_drift(upscaler: Upscaler, tmp_path: Path) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=750, size=(16, 16), sound=True)
-
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
-
-    assert sound_of(tmp_path / "out.mp4") == sound_of(source)
-    assert seconds(tmp_path / "out.mp4")[-1] == Fraction(749, 25)
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
@@ -285,43 +166,6 @@ def test_a_part_begins_at_zero_with_its_sound(upscaler: Upscaler, tmp_path: Path
     assert 1.9 < tone[-1][0] < 2.0
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error
-    pass
-
-
-def test_a_resumed_run_gives_the_file_of_an_uninterrupted_one(
-    upscaler: Upscaler, tmp_path: Path
-) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=60, when=uneven, draw=counted, sound=True)
-    options = VideoOptions(preset="medium", segment_frames=16)
-    upscale_video(source, tmp_path / "whole.mp4", upscaler, options)
-
-    def stop_at_40(progress: Progress) -> None:
-        if progress.done == 40:
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, options, on_progress=stop_at_40)
-    assert not (tmp_path / "out.mp4").exists()
-    done = upscale_video(source, tmp_path / "out.mp4", upscaler, options, resume=True)
-
-    assert done == Progress(done=60, expected=60, resumed=32)
-    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
-
-
-def test_resuming_with_other_options_is_refused(upscaler: Upscaler, tmp_path: Path) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=10)
-
-    def stop(progress: Progress) -> None:
-        if progress.done == 8:
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST, on_progress=stop)
-    with pytest.raises(VideoError, match="other options"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, VideoOptions(crf=30), resume=True)
-
-
 def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: Path) -> None:
     plain_video = make_video(tmp_path / "plain.mkv", frames=50)
     captions = tmp_path / "captions.srt"
@@ -387,26 +231,3 @@ def test_an_unknown_format_is_said_before_the_work(upscaler: Upscaler, tmp_path:
 
     with pytest.raises(VideoError, match=r"\.mkv"):
         upscale_video(source, tmp_path / "out.xyz", upscaler, FAST)
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_program_leaves_no_file_and_goes_on(
-    nearest_server: TritonServer, tmp_path: Path, signal_number: int
-) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=900, draw=counted)
-    command = [sys.executable, "-c", "from rt4ksr_client.cli import main; main()", "video"]
-    command += [str(source), "-o", str(tmp_path / "out.mp4"), "--url", nearest_server.grpc_url]
-    program = subprocess.Popen([*command], stderr=subprocess.PIPE, text=True)
-    parts = tmp_path / ".out.mp4.parts"
-    while not (parts / "000000.json").exists() and program.poll() is None:
-        time.sleep(0.01)
-    program.send_signal(signal_number)
-    _, stderr = program.communicate(timeout=30)
-
-    assert program.returncode == 128 + signal_number
-    assert "Traceback" not in stderr
-    assert not (tmp_path / "out.mp4").exists()
-    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0, again.stderr
-    assert "of them before" in again.stdout
-    assert len(decoded(tmp_path / "out.mp4")) == 900

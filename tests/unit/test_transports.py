@@ -1,44 +1,33 @@
+"""Which transport an address leads to, and what can go wrong on the way."""
+
 from __future__ import annotations
 
 import http
-import math
-import os
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
 
 from rt4ksr_client import errors
-from rt4ksr_client.calls import Cancellation
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     MissingExtraError,
     ServerError,
     ServerUnreachableError,
 )
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import (
     FleetTransport,
     GrpcTransport,
     HttpTransport,
-    Question,
     ServedModel,
     ShmTransport,
     Transport,
     TransportName,
     open_transport,
-    regions,
-    wire,
 )
 from rt4ksr_client.transports.auto import AutoTransport
 from rt4ksr_client.transports.failures import (
@@ -195,219 +184,6 @@ def test_closing_twice_is_harmless(name: TransportName, closed_address: str) -> 
     transport = open_transport(closed_address, name)
     transport.close()
     transport.close()
-
-
-# The wire
-
-
-def test_a_request_is_what_protobuf_reads() -> None:
-    batch = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)[:, :, ::-1]
-
-    message = wire.encode_request(wire.request_header("rt4ksr_x2", batch.shape), batch)
-
-    request = service_pb2.ModelInferRequest.FromString(message)
-    assert request.model_name == "rt4ksr_x2"
-    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [
-        (INPUT_NAME, "UINT8", [2, 5, 7, 3])
-    ]
-    assert list(request.raw_input_contents) == [batch.tobytes()]
-
-
-def response(shape: tuple[int, ...], content: bytes, name: str = OUTPUT_NAME) -> bytes:
-    message = service_pb2.ModelInferResponse(model_name="rt4ksr_x2", model_version="1", id="7")
-    message.parameters["a"].string_param = "b"
-    message.outputs.add(name=name, datatype="UINT8", shape=shape)
-    message.raw_output_contents.append(content)
-    serialised: bytes = message.SerializeToString()
-    return serialised
-
-
-@pytest.mark.parametrize("shape", [(1, 2, 2, 3), (3, 11, 13, 3), (1, 500, 400, 3)])
-def test_a_response_of_protobuf_is_read_without_a_copy(shape: tuple[int, ...]) -> None:
-    batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    message = response(shape, batch.tobytes())
-
-    decoded = wire.decode_response(message)
-
-    np.testing.assert_array_equal(decoded, batch)
-    assert np.shares_memory(decoded, np.frombuffer(message, np.uint8))
-
-
-def test_a_response_cut_anywhere_or_garbled_is_an_error_of_ours() -> None:
-    shape = (1, 4, 4, 3)
-    message = response(shape, bytes(math.prod(shape)))
-
-    for cut in range(len(message)):
-        with pytest.raises(ServerError):
-            wire.decode_response(message[:cut])
-    random = np.random.default_rng(0)
-    for _ in range(2000):
-        garbled = bytearray(message)
-        garbled[random.integers(0, 60)] = random.integers(0, 256)
-        try:
-            wire.decode_response(bytes(garbled))
-        except ServerError:
-            continue
-
-
-@pytest.mark.parametrize(
-    "message",
-    [response((1, 4, 4, 3), b"short"), response((1, 1, 1, 3), b"123", name="other"), b""],
-    ids=["short", "other", "empty"],
-)
-def test_a_response_without_the_picture_is_an_error_of_ours(message: bytes) -> None:
-    with pytest.raises(ServerError, match="holds no picture"):
-        wire.decode_response(message)
-
-
-# Shared memory
-
-
-def test_region_names_are_unique_and_their_owner_lives() -> None:
-    names = {regions.unique_name() for _ in range(100)}
-
-    assert len(names) == 100
-    assert not any(map(regions.is_leftover, names))
-
-
-def test_the_names_that_a_killed_process_left_are_removed() -> None:
-    code = (
-        "import time; from rt4ksr_client.transports import regions;"
-        "print(regions.SystemRegion(4096).name, flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        name = process.stdout.readline().decode().strip()
-        path = Path("/dev/shm", name)
-        try:
-            regions.remove_leftover_names()
-            assert path.exists(), "its owner lives"
-        finally:
-            process.kill()
-    assert regions.is_leftover(name)
-
-    regions.remove_leftover_names()
-
-    assert not path.exists()
-
-
-@pytest.mark.parametrize(
-    "name", ["rt4ksr-0-1", "rt4ksr_client_1_2", "rt4ksr_client_0_999999999_1_0_ab", "x_1_2_3_4_5"]
-)
-def test_what_is_not_ours_or_cannot_be_seen_from_here_is_no_leftover(name: str) -> None:
-    assert not regions.is_leftover(name)
-
-
-def test_another_process_with_the_same_id_does_not_hide_a_leftover() -> None:
-    prefix, namespace, pid, start, number, token = regions.unique_name().rsplit("_", 5)
-    earlier = f"{prefix}_{namespace}_{pid}_{int(start) - 1}_{number}_{token}"
-
-    assert regions.is_leftover(earlier)
-    assert int(pid) == os.getpid()
-
-
-def test_a_region_that_does_not_fit_leaves_no_name() -> None:
-    before = set(Path("/dev/shm").iterdir())
-
-    with pytest.raises(OSError, match=r"\w"):
-        regions.SystemRegion(1 << 60)
-
-    ours = {path for path in set(Path("/dev/shm").iterdir()) - before if "client" in path.name}
-    assert not ours
-
-
-# Several servers
-
-
-class Local(Transport):
-    """Answers at once with its number, or fails."""
-
-    name = "local"
-    reason = "a test"
-
-    def __init__(self, number: int) -> None:
-        self.address = f"server{number}:1"
-        self.number = number
-        self.alive = True
-        self.hold: threading.Event | None = None
-
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
-        if self.hold is not None:
-            self.hold.wait(10)
-        return np.full_like(batch, self.ask(Question.SERVER, timeout_s=timeout_s))
-
-    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
-        if not self.alive:
-            raise ServerUnreachableError("down")
-        return self.number
-
-    def close(self) -> None:
-        self.alive = False
-
-
-def answers(fleet: FleetTransport, count: int) -> list[int]:
-    return [int(fleet.infer("m", SMALL, timeout_s=1).flat[0]) for _ in range(count)]
-
-
-def test_work_goes_round() -> None:
-    fleet = FleetTransport([Local(0), Local(1), Local(2)])
-
-    assert sorted(answers(fleet, 9)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-
-
-def test_the_least_busy_server_gets_the_work() -> None:
-    members = [Local(0), Local(1)]
-    fleet = FleetTransport(members)
-    members[0].hold = threading.Event()
-    busy = threading.Thread(target=answers, args=(fleet, 1))
-    busy.start()
-    time.sleep(0.05)
-
-    assert answers(fleet, 4) == [1, 1, 1, 1]
-
-    members[0].hold.set()
-    busy.join(10)
-
-
-def test_a_server_that_failed_rests_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rt4ksr_client.transports.fleet.REST_S", 0.2)
-    members = [Local(0), Local(1)]
-    fleet = FleetTransport(members)
-    members[0].alive = False
-
-    with pytest.raises(ServerUnreachableError):
-        answers(fleet, 2)
-    assert answers(fleet, 4) == [1, 1, 1, 1]
-
-    members[0].alive = True
-    time.sleep(0.25)
-    assert 0 in answers(fleet, 2)
-
-
-def test_where_all_servers_are_down_each_is_still_tried() -> None:
-    members = [Local(0), Local(1)]
-    fleet = FleetTransport(members)
-    fleet.close()
-    for _ in range(3):
-        with pytest.raises(ServerUnreachableError):
-            answers(fleet, 1)
-
-    members[1].alive = True
-    for _ in range(2):
-        try:
-            assert answers(fleet, 1) == [1]
-            break
-        except ServerUnreachableError:
-            continue
-    else:
-        pytest.fail("the server that came back was not tried")
 
 
 # What a model says about itself

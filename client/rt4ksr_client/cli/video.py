@@ -79,10 +79,11 @@ def video(
     with server.upscaler(scale) as upscaler, _bar() as progress:
         task = progress.add_task("video", total=None, fps="")
 
-        told: list[Progress] = []
+        known = Progress(done=0, expected=0, resumed=0)
 
         def tell(state: Progress) -> None:
-            told[:] = [state]
+            nonlocal known
+            known = state
             fps = (state.done - state.resumed) / (perf_counter() - start_s)
             progress.update(
                 task, completed=state.done, total=state.expected or None, fps=f"{fps:.1f} fps"
@@ -91,7 +92,7 @@ def video(
         try:
             done = upscale_video(source, target, upscaler, options, resume=resume, on_progress=tell)
         except (KeyboardInterrupt, Rt4ksrError):
-            if told and told[-1].done:
+            if known.done:
                 click.echo("rt4ksr: --resume goes on from the last finished segment", err=True)
             raise
     _say(source, target, done, perf_counter() - start_s, as_json)

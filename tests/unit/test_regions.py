@@ -1,0 +1,67 @@
+"""Shared memory regions: their names, their owners, and what a killed process left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rt4ksr_client.transports import (
+    regions,
+)
+
+
+def test_region_names_are_unique_and_their_owner_lives() -> None:
+    names = {regions.unique_name() for _ in range(100)}
+
+    assert len(names) == 100
+    assert not any(map(regions.is_leftover, names))
+
+
+def test_the_names_that_a_killed_process_left_are_removed() -> None:
+    code = (
+        "import time; from rt4ksr_client.transports import regions;"
+        "print(regions.SystemRegion(4096).name, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().decode().strip()
+        path = Path("/dev/shm", name)
+        try:
+            regions.remove_leftover_names()
+            assert path.exists(), "its owner lives"
+        finally:
+            process.kill()
+    assert regions.is_leftover(name)
+
+    regions.remove_leftover_names()
+
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["rt4ksr-0-1", "rt4ksr_client_1_2", "rt4ksr_client_0_999999999_1_0_ab", "x_1_2_3_4_5"]
+)
+def test_what_is_not_ours_or_cannot_be_seen_from_here_is_no_leftover(name: str) -> None:
+    assert not regions.is_leftover(name)
+
+
+def test_another_process_with_the_same_id_does_not_hide_a_leftover() -> None:
+    prefix, namespace, pid, start, number, token = regions.unique_name().rsplit("_", 5)
+    earlier = f"{prefix}_{namespace}_{pid}_{int(start) - 1}_{number}_{token}"
+
+    assert regions.is_leftover(earlier)
+    assert int(pid) == os.getpid()
+
+
+def test_a_region_that_does_not_fit_leaves_no_name() -> None:
+    before = set(Path("/dev/shm").iterdir())
+
+    with pytest.raises(OSError, match=r"\w"):
+        regions.SystemRegion(1 << 60)
+
+    ours = {path for path in set(Path("/dev/shm").iterdir()) - before if "client" in path.name}
+    assert not ours
