@@ -150,6 +150,7 @@ PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
     {
         "clean": Degradation(clean_share=1.0),
         "jpeg": Degradation(clean_share=0.5, pieces=((Jpeg(60, 95),),)),
+        "some-jpeg": Degradation(clean_share=0.75, pieces=((Jpeg(60, 95),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
         "h264": Degradation(clean_share=0.15, pieces=((Video("libx264", 20, 32),),)),
         "h265": Degradation(clean_share=0.15, pieces=((Video("libx265", 22, 34),),)),
@@ -160,7 +161,7 @@ PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
         ),
     }
 )
-"""What ``--degrade NAME`` means. ``jpeg`` is the one the shipped weights were trained with."""
+"""What ``--degrade NAME`` means. The shipped weights had ``jpeg``; for x3 ``some-jpeg`` last."""
 
 
 def _recoded(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
