@@ -81,6 +81,7 @@ class ProfileShape(LoadTestShape):
             self._index += 1
             self._begun_s = now_s
             if self._index == len(self._levels) or self._saturated(level):
+                self._index = len(self._levels)
                 return None
         return self._levels[self._index][0], SPAWN_RATE
 

@@ -205,6 +205,7 @@ def test_saturating_ends_when_throughput_no_longer_rises(monkeypatch: pytest.Mon
     shape = ProfileShape(options(*words), measured, ended.append)
     while shape.tick() is not None:
         now_s += 1
+    assert shape.current() is None
 
     assert [level.level for level in ended] == [1, 2, 3, 4]
     assert ended[0].start_s == 1002
