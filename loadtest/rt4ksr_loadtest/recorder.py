@@ -86,9 +86,12 @@ class Recorder:
         """Count a request that was sent, or due, at the wall-clock time ``at_s``."""
         self._slot(at_s).offered += 1
 
-    def sent(self, late_s: float) -> None:
-        """Count a request as under way, sent ``late_s`` after it was due."""
+    def begun(self) -> None:
+        """Count a request as under way."""
         self.in_flight += 1
+
+    def late(self, late_s: float) -> None:
+        """Note by how much a request was sent after it was due."""
         self._slot(time.time()).late_us.append(max(0, round(late_s * 1e6)))
 
     def right(self, latency_s: float, frames: float, wire_bytes: int) -> None:

@@ -97,7 +97,7 @@ class FrameUser(User):
             self._send_when_due()
         else:
             self._run.recorder.offered(time.time())
-            if self._send(time.perf_counter()) in GONE:
+            if self._send() in GONE:
                 gevent.sleep(GONE_PAUSE_S)
 
     def _send_when_due(self) -> None:
@@ -116,10 +116,10 @@ class FrameUser(User):
         poisson = self._options.arrivals == "poisson"
         return self._rng.expovariate(rate_fps) if poisson else 1 / rate_fps
 
-    def _send(self, due_s: float) -> str | None:
-        """Send a frame that was due at ``due_s``; return the kind of failure."""
+    def _send(self, due_s: float | None = None) -> str | None:
+        """Send a frame, which was due at ``due_s`` or is now; return the kind of failure."""
         recorder = self._run.recorder
-        recorder.sent(time.perf_counter() - due_s)
+        recorder.begun()
         failure: Exception | None = None
         model, size_bytes, latency_s = self._model(), 0, 0.0
         try:
@@ -127,10 +127,13 @@ class FrameUser(User):
             index, base = job.pick(self._rng)
             number = next(self._numbers)
             sent = stamped(base.pixels, number)
+            now_s = time.perf_counter()
+            start_s = now_s if due_s is None else due_s
+            recorder.late(now_s - start_s)
             try:
                 upscaled = self._transport.infer(model, sent, timeout_s=self._options.timeout_s)
             finally:
-                latency_s = time.perf_counter() - due_s
+                latency_s = time.perf_counter() - start_s
             size_bytes = upscaled.nbytes
             job.checker.check(index, sent, number, upscaled)
             frames = upscaled.shape[1] * upscaled.shape[2] / FRAME_PX

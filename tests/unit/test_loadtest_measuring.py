@@ -130,9 +130,10 @@ def test_what_several_processes_recorded_adds_up_and_percentiles_are_of_all() ->
     for recorder, latencies_s in ((one, [0.1] * 99), (two, [0.9])):
         for latency_s in latencies_s:
             recorder.offered(time.time())
-            recorder.sent(0.0)
+            recorder.begun()
+            recorder.late(0.0)
             recorder.right(latency_s, 0.5, 1000)
-    two.sent(0.0)
+    two.begun()
     two.failed("timeout")
 
     collected.absorb("a", one.take())
