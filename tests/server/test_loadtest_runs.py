@@ -242,6 +242,8 @@ def test_the_web_page_starts_a_run_and_shows_its_4k_figures(nearest_server: Trit
             assert 0 < row["p50"] <= row["p99"]
             assert sum(series["goodput"]) > 0
             assert len(series["goodput"]) == len(series["seconds"]) == len(series["p99"])
+            if shutil.which("chromium"):  # the charts are drawn in the browser
+                assert drawn_by_chromium(f"http://{address}/4k").count('<path d="M') == 4
         finally:
             locust.send_signal(signal.SIGINT)
         assert locust.wait(30) == 0
@@ -253,6 +255,13 @@ def page(address: str, form: bytes | None = None) -> str:
             return str(answer.read().decode())
     except OSError:
         return ""
+
+
+def drawn_by_chromium(url: str) -> str:
+    """The page as it is after its scripts ran for some seconds."""
+    flags = ("--headless", "--no-sandbox", "--virtual-time-budget=4000", "--dump-dom")
+    done = subprocess.run(["chromium", *flags, url], capture_output=True, timeout=60, text=True)
+    return done.stdout
 
 
 def live(address: str) -> dict[str, Any]:
