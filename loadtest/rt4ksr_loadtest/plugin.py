@@ -18,6 +18,7 @@ from rt4ksr_loadtest import run as runs
 from rt4ksr_loadtest import web
 from rt4ksr_loadtest.machine import server_facts
 from rt4ksr_loadtest.options import LoadOptions, add_options, read_options
+from rt4ksr_loadtest.profiles import Course
 from rt4ksr_loadtest.report import run_summary, write_report
 from rt4ksr_loadtest.result import RunResult, write_result
 from rt4ksr_loadtest.run import LoadRun, run_of, set_run
@@ -58,10 +59,10 @@ def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> No
     if isinstance(runner, MasterRunner):
         runner.register_message(runs.DRAINED, _on_drained)
     if options.profile is not None:
-        run.shape = ProfileShape(
+        run.course = Course(
             options, lambda level: run.collected.step(level, run.start_s), run.level_ended
         )
-        environment.shape_class = run.shape
+        environment.shape_class = ProfileShape(run.course)
     if web_ui is not None:
         web.extend(web_ui, run)
 

@@ -30,9 +30,9 @@ from rt4ksr_loadtest.gates import judge
 from rt4ksr_loadtest.machine import machine_facts
 from rt4ksr_loadtest.options import LoadOptions, nominal_size_px
 from rt4ksr_loadtest.probe import Probe
+from rt4ksr_loadtest.profiles import Course
 from rt4ksr_loadtest.recorder import Recorder
 from rt4ksr_loadtest.result import RunResult, Settings
-from rt4ksr_loadtest.shapes import ProfileShape
 
 __all__ = ["LoadRun", "all_runs", "cooperative_grpc", "run_of", "set_run"]
 
@@ -93,7 +93,7 @@ class LoadRun:
     def __init__(self, environment: Environment, options: LoadOptions) -> None:
         self._environment = environment
         self.options = options
-        self.shape: ProfileShape | None = None
+        self.course: Course | None = None
         self.recorder = Recorder()
         self.collected = Collected()
         self.probe: Probe | None = None
@@ -233,7 +233,7 @@ class LoadRun:
         options, collected = self.options, self.collected
         start_s, stop_s = self.measured_from_s, max(self.stop_s, self.measured_from_s)
         levels = list(self._levels)
-        if self.shape is not None and (current := self.shape.current()) is not None:
+        if self.course is not None and (current := self.course.current()) is not None:
             levels.append(current)
         steps = tuple(collected.step(level, self.start_s) for level in levels)
         result = RunResult(
