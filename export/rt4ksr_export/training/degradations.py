@@ -151,8 +151,9 @@ PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
         "clean": Degradation(clean_share=1.0),
         "jpeg": Degradation(clean_share=0.5, pieces=((Jpeg(60, 95),),)),
         "some-jpeg": Degradation(clean_share=0.75, pieces=((Jpeg(60, 95),),)),
+        "all-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(60, 92),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
-        "h264": Degradation(clean_share=0.15, pieces=((Video("libx264", 20, 32),),)),
+        "h264": Degradation(clean_share=0.05, pieces=((Video("libx264", 20, 32),),)),
         "h265": Degradation(clean_share=0.15, pieces=((Video("libx265", 22, 34),),)),
         "camera": Degradation(
             clean_share=0.2,
