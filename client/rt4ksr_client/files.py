@@ -151,7 +151,10 @@ def encode(
 ) -> None:
     """Write ``images``, several of them as an animation, in a format of :data:`FORMATS`."""
     info = {str(key): value for key, value in images[0].info.items()}
-    options = {**FORMATS[format_name], **metadata.save_options(info, format_name)}
+    described, left_out = metadata.save_options(info, format_name)
+    if left_out:
+        warn(f"{format_name} has no place for the picture's {', '.join(left_out)}: left out")
+    options = {**FORMATS[format_name], **described}
     if quality is not None and format_name in _WITH_QUALITY:
         options["quality"] = quality
     if format_name == "JPEG" and options["quality"] >= 90:

@@ -2,14 +2,15 @@
 
 :func:`collect` leaves in ``info`` exactly what the enlarged picture may keep: ``icc_profile``,
 ``exif``, ``xmp``, ``iptc`` (raw IIM records), ``dpi``. :func:`save_options` turns that into what
-Pillow's encoder of a format takes. Thumbnails and the layout tags of TIFF are dropped: they
-describe the small picture.
+Pillow's encoder of a format takes, and says what the format has no place for. Thumbnails and the
+layout tags of TIFF are dropped: they describe the small picture.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
@@ -37,6 +38,7 @@ _EXIF_TAGS: Final = frozenset(
         ExifTags.Base.XPSubject,
     }
 )
+_RESOLUTION_TAGS: Final = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
 _SIZE_TAGS: Final = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 
 
@@ -58,11 +60,28 @@ def collect(image: Image.Image) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def save_options(info: Mapping[str, Any], format_name: str) -> dict[str, Any]:
-    """Return the arguments of ``Image.save`` that write ``info``; what has no place is dropped."""
+def save_options(info: Mapping[str, Any], format_name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of ``Image.save`` that write ``info``, and what has no place there."""
     kept = {name: info[name] for name in KEPT if info.get(name)}
-    writer = _WRITERS.get(format_name)
-    return {} if writer is None else writer(kept)
+    format_ = _FORMATS.get(format_name, _Format(frozenset()))
+    left_out = [name for name in kept if not format_.takes(name, kept[name])]
+    for name in left_out:
+        del kept[name]
+    return format_.options(kept), left_out
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a format has a place for, up to which size, and how Pillow's encoder is told."""
+
+    places: frozenset[str]
+    options: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    limit_bytes: int | None = None
+
+    def takes(self, name: str, value: Any) -> bool:
+        """Whether ``value`` can be written."""
+        small = self.limit_bytes is None or name in ("dpi", "icc_profile")  # profiles are split
+        return name in self.places and (small or len(value) <= (self.limit_bytes or 0))
 
 
 def _exif(image: Image.Image) -> bytes:
@@ -108,21 +127,40 @@ def _from_raw_profile(text: str) -> bytes:
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch, as the file says; in a WebP or AVIF only its EXIF can say so."""
+    found = image.info.get("dpi")
+    if found is None and (resolution := _resolution(image.getexif())):
+        found = resolution
     try:
-        across, down = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        across, down = (float(value) for value in found or ())
+    except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
+def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2))
+    try:
+        across, down = (float(exif[tag]) for tag in _RESOLUTION_TAGS)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return None if per_inch is None else (across * per_inch, down * per_inch)
+
+
+def _dpi_in_exif(kept: dict[str, Any]) -> dict[str, Any]:
+    if dpi := kept.pop("dpi", None):
+        exif = Image.Exif()
+        exif.load(kept.get("exif", b""))
+        for tag, value in zip(_RESOLUTION_TAGS, dpi, strict=True):
+            exif[tag] = value
+        exif[ExifTags.Base.ResolutionUnit] = 2
+        kept["exif"] = exif.tobytes()
+    return kept
+
+
 def _jpeg(kept: dict[str, Any]) -> dict[str, Any]:
-    iptc = kept.pop("iptc", b"")
-    if 0 < len(iptc) < 65000:
+    if iptc := kept.pop("iptc", b""):
         kept["extra"] = _photoshop_segment(iptc)
-    if len(kept.get("xmp", b"")) > 65000:
-        del kept["xmp"]
-    if len(kept.get("exif", b"")) > 65000:
-        del kept["exif"]
     return kept
 
 
@@ -161,15 +199,13 @@ def _tiff(kept: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "tiffinfo": directory}
 
 
-def _only(*names: str) -> Any:
-    return lambda kept: {name: value for name, value in kept.items() if name in names}
-
-
-_WRITERS: Final = {
-    "JPEG": _jpeg,
-    "PNG": _png,
-    "TIFF": _tiff,
-    "WEBP": _only("icc_profile", "exif", "xmp"),
-    "AVIF": _only("icc_profile", "exif", "xmp"),
-    "BMP": _only("dpi"),
+_EVERYTHING: Final = frozenset(KEPT)
+_WITHOUT_IPTC: Final = _EVERYTHING - {"iptc"}
+_FORMATS: Final = {
+    "JPEG": _Format(_EVERYTHING, _jpeg, limit_bytes=65_000),  # a segment has 64 KiB
+    "PNG": _Format(_EVERYTHING, _png),
+    "TIFF": _Format(_EVERYTHING, _tiff),
+    "WEBP": _Format(_WITHOUT_IPTC, _dpi_in_exif),
+    "AVIF": _Format(_WITHOUT_IPTC, _dpi_in_exif),
+    "BMP": _Format(frozenset({"dpi"})),
 }
