@@ -58,13 +58,13 @@ def export(
     rt4ksr export --checkpoint rt4ksr_x2.pth -o my_repository  your own weights
     tritonserver --model-repository my_repository
 
-    The network is fused, written as ONNX (uint8 frames in, uint8 frames out) and compared with
-    the network it came from; what does not agree is not published.
+    The network is fused, written as ONNX in full and in half precision (uint8 frames in, uint8
+    frames out) and compared with the network it came from; what does not agree is not published.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     wanted = None if scale is None else int(scale)
     for spec, network in _jobs(weights, wanted, model):
-        agreement = export_model(network, spec, output)
-        click.echo(f"{output / spec.name}: {agreement}")
+        agreements = export_model(network, spec, output)
+        click.echo(f"{output / spec.name}: {agreements}")
 
 
 def _jobs(

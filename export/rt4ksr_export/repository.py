@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -19,17 +21,37 @@ from rt4ksr_client.errors import ExportError
 from rt4ksr_export.checkpoint import weights_sha256
 from rt4ksr_export.config import config_text
 from rt4ksr_export.fuse import fuse
-from rt4ksr_export.graph import build_graph
+from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR
 from rt4ksr_export.verify import Agreement, verify
+from rt4ksr_export.verify_half import HalfAgreement, verify_half
 
-__all__ = ["export_model", "model_parameters"]
+__all__ = ["GRAPHS", "Agreements", "export_model", "model_parameters"]
 
 CONFIG_NAME = "config.pbtxt"
 VERSION = "1"
 
+GRAPHS: Mapping[Precision, str] = {
+    Precision.FP32: "model.onnx",
+    Precision.FP16: "model_fp16.onnx",
+}
+"""Files of a version folder; the first is the one Triton's ONNX Runtime backend looks for."""
 
-def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]) -> Agreement:
+
+class Agreements(NamedTuple):
+    """How far the published graphs are from the network, and from each other."""
+
+    full: Agreement
+    half: HalfAgreement
+
+    def __str__(self) -> str:
+        """One line with the figures."""
+        return f"{self.full}; {self.half}"
+
+
+def export_model(
+    network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]
+) -> Agreements:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
     An older model of that name is replaced only when the new one is complete.
@@ -44,10 +66,15 @@ def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
     parameters = model_parameters(network)
     fused = fuse(network)
-    model = build_graph(fused, parameters)
-    agreement = verify(model, build_graph(fused, quantized=False), network)
-    _publish(model, config_text(spec, parameters), Path(repository), spec.name)
-    return agreement
+    graphs = {p: build_graph(fused, parameters, precision=p) for p in GRAPHS}
+    full, half = graphs[Precision.FP32], graphs[Precision.FP16]
+    agreements = Agreements(
+        verify(full, build_graph(fused, quantized=False), network), verify_half(half, full)
+    )
+    files = {f"{VERSION}/{GRAPHS[p]}": _content(graph) for p, graph in graphs.items()}
+    files[CONFIG_NAME] = config_text(spec, parameters).encode()
+    _publish(files, Path(repository), spec.name)
+    return agreements
 
 
 def model_parameters(network: RT4KSR) -> dict[str, str]:
@@ -61,7 +88,12 @@ def model_parameters(network: RT4KSR) -> dict[str, str]:
     }
 
 
-def _publish(model: onnx.ModelProto, config: str, repository: Path, name: str) -> None:
+def _content(graph: onnx.ModelProto) -> bytes:
+    content: bytes = graph.SerializeToString(deterministic=True)
+    return content
+
+
+def _publish(files: Mapping[str, bytes], repository: Path, name: str) -> None:
     target = repository / name
     if target.exists() and not (target / CONFIG_NAME).is_file():
         raise ExportError(
@@ -74,9 +106,9 @@ def _publish(model: onnx.ModelProto, config: str, repository: Path, name: str) -
         raise ExportError(f"{repository}: cannot be written: {exc}") from exc
     try:
         fresh = beside / "new"
-        (fresh / VERSION).mkdir(parents=True)
-        (fresh / VERSION / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        (fresh / CONFIG_NAME).write_text(config, encoding="utf-8")
+        for place, content in files.items():
+            (fresh / place).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / place).write_bytes(content)
         _swap(fresh, target, beside / "old")
     except OSError as exc:
         raise ExportError(f"{target}: cannot be written: {exc}") from exc
