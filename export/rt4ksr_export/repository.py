@@ -19,30 +19,39 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import ExportError
 from rt4ksr_export.checkpoint import weights_sha256
-from rt4ksr_export.config import config_text
+from rt4ksr_export.config import HALF_GRAPH_NAME, PLAN_NAME, config_texts
 from rt4ksr_export.fuse import fuse
 from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR
+from rt4ksr_export.plans.identity import read_identity, sha256
 from rt4ksr_export.verify import Agreement, verify
 from rt4ksr_export.verify_half import HalfAgreement, verify_half
 
-__all__ = ["GRAPHS", "Agreements", "export_model", "model_parameters"]
+__all__ = ["GRAPHS", "PLANS", "VERSION", "Agreements", "export_model", "model_parameters"]
 
 CONFIG_NAME = "config.pbtxt"
 VERSION = "1"
 
 GRAPHS: Mapping[Precision, str] = {
     Precision.FP32: "model.onnx",
-    Precision.FP16: "model_fp16.onnx",
+    Precision.FP16: HALF_GRAPH_NAME,
 }
 """Files of a version folder; the first is the one Triton's ONNX Runtime backend looks for."""
 
 
+PLANS: Mapping[str, str] = {"tensorrt": PLAN_NAME, "rtx": "model.rtx"}
+"""Files of a version folder that are compiled from one of :data:`GRAPHS`, by target."""
+
+
 class Agreements(NamedTuple):
-    """How far the published graphs are from the network, and from each other."""
+    """How far the published graphs are from the network, and from each other.
+
+    ``dropped`` names the plans that were built from another graph and are not there any more.
+    """
 
     full: Agreement
     half: HalfAgreement
+    dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line with the figures."""
@@ -72,9 +81,11 @@ def export_model(
         verify(full, build_graph(fused, quantized=False), network), verify_half(half, full)
     )
     files = {f"{VERSION}/{GRAPHS[p]}": _content(graph) for p, graph in graphs.items()}
-    files[CONFIG_NAME] = config_text(spec, parameters).encode()
+    configs = config_texts(spec, parameters)
+    plans, dropped = _plans(Path(repository) / spec.name / VERSION, files)
+    files |= {place: text.encode() for place, text in configs.items()} | plans
     _publish(files, Path(repository), spec.name)
-    return agreements
+    return agreements._replace(dropped=dropped)
 
 
 def model_parameters(network: RT4KSR) -> dict[str, str]:
@@ -91,6 +102,23 @@ def model_parameters(network: RT4KSR) -> dict[str, str]:
 def _content(graph: onnx.ModelProto) -> bytes:
     content: bytes = graph.SerializeToString(deterministic=True)
     return content
+
+
+def _plans(folder: Path, graphs: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the files of the plans that were built from ``graphs``, and names of other plans."""
+    kept: dict[str, bytes] = {}
+    dropped = []
+    known = {sha256(content) for content in graphs.values()}
+    for plan in (folder / name for name in PLANS.values()):
+        if not plan.is_file():
+            continue
+        identity = read_identity(plan)
+        if identity is None or identity.onnx_sha256 not in known:
+            dropped.append(plan.name)
+            continue
+        for path in sorted(folder.glob(f"{plan.name}*")):
+            kept[f"{VERSION}/{path.name}"] = path.read_bytes()
+    return kept, tuple(dropped)
 
 
 def _publish(files: Mapping[str, bytes], repository: Path, name: str) -> None:

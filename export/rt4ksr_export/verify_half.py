@@ -6,11 +6,13 @@ where it can. Here it cannot: what each convolution writes is looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME
@@ -18,7 +20,9 @@ from rt4ksr_client.errors import VerificationError
 from rt4ksr_export.scores import psnr_db
 from rt4ksr_export.verify import verification_inputs
 
-__all__ = ["HalfAgreement", "HalfTolerance", "verify_half"]
+__all__ = ["HalfAgreement", "HalfTolerance", "agreement_of", "verify_half"]
+
+Batch = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,45 @@ def verify_half(
             is NaN or infinite; the text carries the numbers.
 
     """
-    tolerance = tolerance or HalfTolerance()
-    exposed, reference = _session(_exposed(half)), _session(full)
+    exposed = _session(_exposed(half))
+    finite = True
+
+    def run(batch: Batch) -> Batch:
+        nonlocal finite
+        upscaled, *inside = exposed.run(None, {INPUT_NAME: batch})
+        finite = finite and all(bool(np.isfinite(values).all()) for values in inside)
+        pixels: Batch = upscaled
+        return pixels
+
+    worst = agreement_of(run, full, HalfTolerance(psnr_db=0, levels=255))
+    return _accepted(replace(worst, finite=finite), tolerance or HalfTolerance())
+
+
+def agreement_of(
+    run: Callable[[Batch], Batch | None],
+    full: onnx.ModelProto,
+    tolerance: HalfTolerance | None = None,
+) -> HalfAgreement:
+    """Compare ``run``, which may pass on an input, with a graph, over the verification's inputs.
+
+    Raises:
+        VerificationError: they differ by more than ``tolerance``.
+
+    """
+    reference = _session(full)
     compared = []
     for batch in verification_inputs():
+        upscaled = run(batch)
+        if upscaled is None:
+            continue
         (expected,) = reference.run([OUTPUT_NAME], {INPUT_NAME: batch})
-        upscaled, *inside = exposed.run(None, {INPUT_NAME: batch})
         levels = np.abs(upscaled.astype(np.int16) - expected)
-        finite = all(bool(np.isfinite(values).all()) for values in inside)
-        psnr = psnr_db(expected, upscaled, border=0)
-        compared.append(HalfAgreement(psnr, int(levels.max()), finite))
-    worst = HalfAgreement(
-        psnr_db=min(a.psnr_db for a in compared),
-        levels=max(a.levels for a in compared),
-        finite=all(a.finite for a in compared),
-    )
+        compared.append((psnr_db(expected, upscaled, border=0), int(levels.max())))
+    worst = HalfAgreement(min(psnr for psnr, _ in compared), max(n for _, n in compared), True)
+    return _accepted(worst, tolerance or HalfTolerance())
+
+
+def _accepted(worst: HalfAgreement, tolerance: HalfTolerance) -> HalfAgreement:
     if not worst.within(tolerance):
         raise VerificationError(
             f"half precision is not enough for these weights: {worst}; allowed: "
