@@ -23,8 +23,8 @@ PLAN_NAME: Final = "model.plan"
 ENGINE_CACHE: Final = "/var/cache/rt4ksr"
 """Where ONNX Runtime keeps the engines it builds: to be mounted, and written by the server only."""
 
-GPU_INSTANCES: Final = 2
-"""While one frame is copied, the other is computed. More would only share the same GPU."""
+ORT_GPU_INSTANCES: Final = 2
+"""One copies while the other computes. The TensorRT backend does so within one instance."""
 
 MAX_QUEUE_DELAY_US = 500
 """How long a frame may wait for company; a small part of the fastest frame (3 ms on a GPU)."""
@@ -61,7 +61,7 @@ def _gpu(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfig:
     config = schema.ModelConfig()
     config.CopyFrom(default)
     config.default_model_filename = HALF_GRAPH_NAME
-    config.instance_group[0].count = GPU_INSTANCES
+    config.instance_group[0].count = ORT_GPU_INSTANCES
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     accelerator = accelerators.add(name="tensorrt")
     # No precision_mode: with one, ONNX Runtime would not build a strongly typed network.
@@ -86,7 +86,6 @@ def _tensorrt(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfi
     config.backend = "tensorrt"
     config.default_model_filename = PLAN_NAME
     config.instance_group[0].kind = schema.ModelInstanceGroup.KIND_GPU
-    config.instance_group[0].count = GPU_INSTANCES
     cuda = config.optimization.cuda
     cuda.graphs = True
     cuda.busy_wait_events = True

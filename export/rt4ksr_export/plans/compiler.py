@@ -60,9 +60,10 @@ class Compiler:
         """
         trt = self.trt
         self.logger.errors.clear()
-        builder = trt.Builder(self.logger)
-        if builder is None:
-            raise ExportError(f"{self.target.value}: no builder: {self._reason()}")
+        try:
+            builder = trt.Builder(self.logger)
+        except TypeError as exc:  # what the bindings make of a null pointer
+            raise ExportError(f"{self.target.value} cannot start: {self._reason()}") from exc
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse(graph):
