@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, ModelSpec
 from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
@@ -19,11 +19,13 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[TritonServer]:
-    with TritonServer(root / "model_repository", extra_args=["--model-config-name=gpu"]) as running:
+    wanted = [f"--load-model={spec.name}" for spec in DEFAULT_MODELS.values()]
+    flags = ["--model-config-name=gpu", "--model-control-mode=explicit", *wanted]
+    with TritonServer(root / "model_repository", extra_args=flags) as running:
         yield running
 
 
-@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("spec", DEFAULT_MODELS.values(), ids=lambda spec: spec.name)
 def test_the_gpu_configuration_serves_the_graph_in_half_precision(
     spec: ModelSpec, server: TritonServer, root: Path, photograph: Path
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from rt4ksr_client.errors import ExportError
 from rt4ksr_export.plans.profile import Profile
@@ -17,7 +18,7 @@ __all__ = ["Gpu", "PlanIdentity", "find_gpu", "read_identity", "sha256", "sideca
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as ``nvidia-smi`` names it; ``compute_capability`` such as 8.9."""
+    """A GPU as CUDA names it; ``compute_capability`` such as 8.9."""
 
     name: str
     compute_capability: str
@@ -70,21 +71,16 @@ def sha256(content: bytes) -> str:
 
 
 def find_gpu() -> Gpu:
-    """Return the first GPU of this machine.
+    """Return the GPU that CUDA calls the first, which is the one TensorRT compiles for.
 
     Raises:
-        ExportError: there is none, or no driver for it.
+        ExportError: there is none, or PyTorch cannot use it.
 
     """
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        lines = subprocess.run(
-            query, capture_output=True, text=True, check=True, timeout=60
-        ).stdout.splitlines()
-        name, capability = (part.strip() for part in lines[0].rsplit(",", 1))
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError) as exc:
+    if not torch.cuda.is_available():
         raise ExportError(
-            "a TensorRT plan is built on the GPU that will run it, and nvidia-smi finds none here; "
+            "a TensorRT plan is built on the GPU that will run it, and PyTorch can use none here; "
             "--trtexec prints the command for a machine that has one"
-        ) from exc
-    return Gpu(name, capability)
+        )
+    found = torch.cuda.get_device_properties(0)
+    return Gpu(found.name, f"{found.major}.{found.minor}")
