@@ -7,7 +7,7 @@ IMAGE ?= docs/pictures/nuthatch_$(if $(filter 3,$(SCALE)),720p,1080p).jpg
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS_demo := server
-EXTRAS_dev := train,video,server,loadtest
+EXTRAS_dev := train,rtx,video,server,loadtest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint export bench clean

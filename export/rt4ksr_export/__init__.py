@@ -7,10 +7,11 @@
 
 from rt4ksr_export.checkpoint import load_network, save_network, weights_sha256
 from rt4ksr_export.fuse import fuse
-from rt4ksr_export.graph import build_graph
+from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR, Architecture, FusedRT4KSR
 from rt4ksr_export.repository import export_model
 from rt4ksr_export.verify import Agreement, Tolerance, verify
+from rt4ksr_export.verify_half import HalfAgreement, HalfTolerance, verify_half
 from rt4ksr_export.weights import packaged_weights
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "Agreement",
     "Architecture",
     "FusedRT4KSR",
+    "HalfAgreement",
+    "HalfTolerance",
+    "Precision",
     "Tolerance",
     "build_graph",
     "export_model",
@@ -26,5 +30,6 @@ __all__ = [
     "packaged_weights",
     "save_network",
     "verify",
+    "verify_half",
     "weights_sha256",
 ]

@@ -11,6 +11,8 @@ from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import load_network
 from rt4ksr_export.network import RT4KSR
+from rt4ksr_export.plans.build import build_plan, trtexec_command
+from rt4ksr_export.plans.compiler import Target
 from rt4ksr_export.repository import export_model
 from rt4ksr_export.weights import packaged_weights, weights_file
 
@@ -39,6 +41,15 @@ from rt4ksr_export.weights import packaged_weights, weights_file
     help="Only this scale; with --weights, refuse weights of another.",
 )
 @click.option("--model", type=click.Choice(list(MODELS)), help="Publish under this model's name.")
+@click.option(
+    "--target",
+    type=click.Choice(["onnx", *(target.value for target in Target)]),
+    default="onnx",
+    show_default=True,
+    help="What to make besides the ONNX: a TensorRT plan for this machine's GPU, or one for RTX.",
+)
+@click.option("--force", is_flag=True, help="Build the plan even if another one is there.")
+@click.option("--trtexec", is_flag=True, help="Print the command that builds the plan instead.")
 @click.option("--arch", hidden=True, help="Accepted for those who know the authors' scripts.")
 @click.option("--is-train", is_flag=True, hidden=True)
 @click.option("--rep", is_flag=True, hidden=True)
@@ -47,6 +58,9 @@ def export(
     output: Path,
     scale: str | None,
     model: str | None,
+    target: str,
+    force: bool,
+    trtexec: bool,
     arch: str | None,
     is_train: bool,
     rep: bool,
@@ -56,15 +70,46 @@ def export(
     \b
     rt4ksr export                                              every shipped model
     rt4ksr export --checkpoint rt4ksr_x2.pth -o my_repository  your own weights
+    rt4ksr export --target tensorrt -o my_repository           plans of what is in there
     tritonserver --model-repository my_repository
 
-    The network is fused, written as ONNX (uint8 frames in, uint8 frames out) and compared with
-    the network it came from; what does not agree is not published.
+    The network is fused, written as ONNX in full and in half precision (uint8 frames in, uint8
+    frames out) and compared with the network it came from; what does not agree is not published.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     wanted = None if scale is None else int(scale)
-    for spec, network in _jobs(weights, wanted, model):
-        agreement = export_model(network, spec, output)
-        click.echo(f"{output / spec.name}: {agreement}")
+    if target == "onnx" and (force or trtexec):
+        raise click.UsageError("--force and --trtexec go with --target tensorrt or rtx")
+    if target == "onnx" or weights is not None:
+        specs = list(_export(_jobs(weights, wanted, model), output))
+    else:
+        specs = [spec for spec in _chosen(wanted, model) if (output / spec.name).is_dir()]
+        specs = specs or list(_export(_jobs(None, wanted, model), output))
+    if target == "onnx":
+        return
+    for spec in specs:
+        if trtexec:
+            click.echo(trtexec_command(spec, output, Target(target)))
+        else:
+            click.echo(build_plan(spec, output, Target(target), force=force))
+
+
+def _export(jobs: Iterator[tuple[ModelSpec, RT4KSR]], output: Path) -> Iterator[ModelSpec]:
+    for spec, network in jobs:
+        agreements = export_model(network, spec, output)
+        click.echo(f"{output / spec.name}: {agreements}")
+        for name in agreements.dropped:
+            click.echo(
+                f"{output / spec.name}: {name} was of another graph and is gone; build it again "
+                "with --target",
+                err=True,
+            )
+        yield spec
+
+
+def _chosen(scale: int | None, model: str | None) -> Iterator[ModelSpec]:
+    for spec in MODELS.values():
+        if model in (None, spec.name) and scale in (None, spec.scale):
+            yield spec
 
 
 def _jobs(
@@ -79,6 +124,5 @@ def _jobs(
             raise CheckpointError(f"{weights}: there is no model for scale {found}")
         yield (MODELS[model] if model else DEFAULT_MODELS[found]), network
         return
-    for spec in MODELS.values():
-        if model in (None, spec.name) and scale in (None, spec.scale):
-            yield spec, load_network(packaged_weights(spec.name))
+    for spec in _chosen(scale, model):
+        yield spec, load_network(packaged_weights(spec.name))

@@ -10,14 +10,22 @@ float rounding:
 * The upsampler's channels are ordered (row, column, colour), and the clip follows it directly: a
   runtime fuses the clip into the convolution, and the pixel shuffle is one move of runs of ``6*s``
   floats that ends in NHWC, instead of a shuffle of single floats and a transpose.
+* The constants that the norms live off are taken out (:mod:`rt4ksr_export.recentre`).
 
 The first operator on the input and the last before the output are casts: TensorRT knows uint8
 nowhere else.
+
+In half precision only what a convolution reads and writes is FP16, the large part of the memory
+traffic and all of the multiplications. The activation and the norm are FP32, and so is the bias,
+but for a part that centres what the convolution writes: small numbers are rounded finely. What the
+rounding of a weight does to the constant in its input is taken back in the bias as well. Every type
+is in the graph, so a strongly typed TensorRT network computes what is verified here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -27,8 +35,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rt4ksr_client.contract import CHANNELS, INPUT_NAME, OUTPUT_NAME
 from rt4ksr_export.network import NORM_EPS, UNSHUFFLE, FusedRT4KSR
+from rt4ksr_export.recentre import REMAINDER, recentred
 
-__all__ = ["IR_VERSION", "OPSET", "build_graph"]
+__all__ = ["IR_VERSION", "OPSET", "Precision", "build_graph"]
 
 OPSET = 20
 """The first with ``Gelu``; taken by ONNX Runtime and TensorRT in every Triton from 24.10."""
@@ -36,7 +45,16 @@ OPSET = 20
 IR_VERSION = 9
 """The IR that came with opset 20; a newer one would shut out older runtimes for nothing."""
 
+
+class Precision(str, Enum):
+    """What the convolutions compute in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 Array = NDArray[np.float32]
+Half = NDArray[np.float16]
 Weights = Mapping[str, Array]
 
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
@@ -44,7 +62,11 @@ _KEEP, _REST = 0, -1  # what 0 and -1 mean in the shape given to Reshape
 
 
 def build_graph(
-    network: FusedRT4KSR, metadata: Mapping[str, str] | None = None, *, quantized: bool = True
+    network: FusedRT4KSR,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    quantized: bool = True,
+    precision: Precision = Precision.FP32,
 ) -> onnx.ModelProto:
     """Return the checked graph; the same weights and metadata give the same bytes.
 
@@ -52,9 +74,9 @@ def build_graph(
     which is what the verification compares with the network.
     """
     architecture = network.architecture
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    draft = _Draft()
-    x = draft.node("Cast", [INPUT_NAME], to=TensorProto.FLOAT)
+    weights = {name: value.numpy() for name, value in recentred(network).state_dict().items()}
+    draft = _Draft(precision)
+    x = draft.node("Cast", [INPUT_NAME], to=draft.conv_type)
     x = draft.node("Transpose", [_refuse_odd_sizes(draft, x)], perm=_TO_NCHW)
     x = _head(draft, x, weights)
     for index in range(architecture.blocks):
@@ -62,12 +84,12 @@ def build_graph(
         x = draft.node("Gelu", [x])
     x = _norm_and_conv(draft, "tail", x, weights)
     x = _upsample(draft, x, weights, architecture.shuffle)
+    element_type = TensorProto.UINT8 if quantized else TensorProto.FLOAT
     if quantized:
         x = draft.node("Clip", [x, draft.scalar("black", 0.0), draft.scalar("white", 255.0)])
-    x = _pixel_shuffle_to_nhwc(draft, x, architecture.shuffle)
-    if quantized:
-        x = draft.node("Round", [x])
-    element_type = TensorProto.UINT8 if quantized else TensorProto.FLOAT
+        x = _round_and_shuffle(draft, x, architecture.shuffle)
+    else:
+        x = _pixel_shuffle_to_nhwc(draft, x, architecture.shuffle)
     draft.node("Cast", [x], output=OUTPUT_NAME, to=element_type)
     return draft.finish(element_type, metadata or {})
 
@@ -91,8 +113,8 @@ def _head(draft: _Draft, x: str, weights: Weights) -> str:
     weight = weight.reshape(features, CHANNELS, UNSHUFFLE, UNSHUFFLE, rows, columns)
     weight = weight.transpose(0, 1, 4, 2, 5, 3)
     weight = weight.reshape(features, CHANNELS, rows * UNSHUFFLE, columns * UNSHUFFLE)
-    bias = weights["head.bias"]
-    return draft.conv("head", x, weight / np.float32(255), bias, stride=UNSHUFFLE)
+    bias, black = weights["head.bias"], np.zeros(CHANNELS, np.float32)
+    return draft.conv("head", x, weight / np.float32(255), bias, black, stride=UNSHUFFLE)
 
 
 def _norm_and_conv(draft: _Draft, name: str, x: str, weights: Weights) -> str:
@@ -102,9 +124,10 @@ def _norm_and_conv(draft: _Draft, name: str, x: str, weights: Weights) -> str:
         for part in ("weight", "bias")
     )
     x = draft.node("LayerNormalization", [x, scale, shift], axis=-1, epsilon=NORM_EPS)
-    x = draft.node("Transpose", [x], perm=_TO_NCHW)
+    x = draft.node("Transpose", [draft.to_conv_type(x)], perm=_TO_NCHW)
+    expected = np.float32(REMAINDER) * weights[f"{name}.norm.weight"]
     name = f"{name}.conv"
-    return draft.conv(name, x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    return draft.conv(name, x, weights[f"{name}.weight"], weights[f"{name}.bias"], expected)
 
 
 def _upsample(draft: _Draft, x: str, weights: Weights, shuffle: int) -> str:
@@ -116,7 +139,20 @@ def _upsample(draft: _Draft, x: str, weights: Weights, shuffle: int) -> str:
         * np.float32(255)
         for values in (weights["upsample.weight"], weights["upsample.bias"])
     )
-    return draft.conv("upsample", x, weight, bias)
+    unknown = np.zeros(weight.shape[1], np.float32)
+    return draft.conv("upsample", draft.to_conv_type(x), weight, bias, unknown)
+
+
+def _round_and_shuffle(draft: _Draft, x: str, shuffle: int) -> str:
+    """Round and shuffle in the order that moves fewer bytes or makes fewer passes.
+
+    FP32 is moved as it is and rounded in the pass that casts it. Rounded first, 0..255 is exact in
+    FP16, which is half as much to move.
+    """
+    if draft.conv_type == TensorProto.FLOAT:
+        return draft.node("Round", [_pixel_shuffle_to_nhwc(draft, x, shuffle)])
+    x = draft.to_conv_type(draft.node("Round", [x]))
+    return _pixel_shuffle_to_nhwc(draft, x, shuffle)
 
 
 def _pixel_shuffle_to_nhwc(draft: _Draft, x: str, shuffle: int) -> str:
@@ -130,16 +166,30 @@ def _pixel_shuffle_to_nhwc(draft: _Draft, x: str, shuffle: int) -> str:
     return draft.reshape(x, _KEEP, _KEEP, _REST, CHANNELS)
 
 
+def _rounded(weight: Array, bias: Array, expected: Array) -> tuple[Half, Half, Array]:
+    """Return FP16 weight, FP16 part of the bias, and the FP32 rest of it.
+
+    With an input of ``expected``, ``(C,)``, the convolution gives 0 and the rest is what the exact
+    one gives.
+    """
+    half = weight.astype(np.float16)
+    wide, seen = half.astype(np.float64), expected.astype(np.float64)
+    centring = -(wide.sum(axis=(2, 3)) @ seen).astype(np.float16)
+    lost = (weight - wide).sum(axis=(2, 3)) @ seen
+    return half, centring, (bias - centring.astype(np.float64) + lost).astype(np.float32)
+
+
 class _Draft:
     """Collects nodes and weights; a node is named after its place, so that names are stable."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision) -> None:
+        half = precision is Precision.FP16
+        self.conv_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
 
-    def constant(self, name: str, value: Array) -> str:
-        array = np.ascontiguousarray(value, dtype=np.float32)
-        self._weights[name] = numpy_helper.from_array(array, name)
+    def constant(self, name: str, value: Array | Half) -> str:
+        self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
     def scalar(self, name: str, value: float) -> str:
@@ -159,11 +209,33 @@ class _Draft:
         self._weights[name] = numpy_helper.from_array(np.array(shape, np.int64), name)
         return self.node("Reshape", [x, name])
 
-    def conv(self, name: str, x: str, weight: Array, bias: Array, stride: int = 1) -> str:
-        kernel = list(weight.shape[2:])
-        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
-        pads = [stride] * 4  # a 3x3 padded by one pixel, of `stride` original ones each
-        return self.node("Conv", inputs, kernel_shape=kernel, pads=pads, strides=[stride] * 2)
+    def to_conv_type(self, x: str) -> str:
+        """Cast FP32 to what the convolutions read."""
+        if self.conv_type == TensorProto.FLOAT:
+            return x
+        return self.node("Cast", [x], to=self.conv_type)
+
+    def conv(
+        self, name: str, x: str, weight: Array, bias: Array, expected: Array, stride: int = 1
+    ) -> str:
+        """Convolve ``x``, of :attr:`conv_type` and about ``expected``; the result is FP32."""
+        values: list[Array | Half] = [weight, bias]
+        rest = None
+        if self.conv_type != TensorProto.FLOAT:
+            *values, rest = _rounded(weight, bias, expected)
+        names = (f"{name}.weight", f"{name}.bias")
+        constants = [self.constant(*pair) for pair in zip(names, values, strict=True)]
+        x = self.node(
+            "Conv",
+            [x, *constants],
+            kernel_shape=list(weight.shape[2:]),
+            pads=[stride] * 4,  # a 3x3 padded by one pixel, of `stride` original ones each
+            strides=[stride] * 2,
+        )
+        if rest is None:
+            return x
+        x = self.node("Cast", [x], to=TensorProto.FLOAT)
+        return self.node("Add", [x, self.constant(f"{name}.rest", rest[:, None, None])])
 
     def finish(self, element_type: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
         graph = helper.make_graph(

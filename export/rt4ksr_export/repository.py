@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -17,19 +19,48 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import ExportError
 from rt4ksr_export.checkpoint import weights_sha256
-from rt4ksr_export.config import config_text
+from rt4ksr_export.config import HALF_GRAPH_NAME, PLAN_NAME, config_texts
 from rt4ksr_export.fuse import fuse
-from rt4ksr_export.graph import build_graph
+from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR
+from rt4ksr_export.plans.identity import read_identity, sha256
 from rt4ksr_export.verify import Agreement, verify
+from rt4ksr_export.verify_half import HalfAgreement, verify_half
 
-__all__ = ["export_model", "model_parameters"]
+__all__ = ["GRAPHS", "PLANS", "VERSION", "Agreements", "export_model", "model_parameters"]
 
 CONFIG_NAME = "config.pbtxt"
 VERSION = "1"
 
+GRAPHS: Mapping[Precision, str] = {
+    Precision.FP32: "model.onnx",
+    Precision.FP16: HALF_GRAPH_NAME,
+}
+"""Files of a version folder; the first is the one Triton's ONNX Runtime backend looks for."""
 
-def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]) -> Agreement:
+
+PLANS: Mapping[str, str] = {"tensorrt": PLAN_NAME, "rtx": "model.rtx"}
+"""Files of a version folder that are compiled from one of :data:`GRAPHS`, by target."""
+
+
+class Agreements(NamedTuple):
+    """How far the published graphs are from the network, and from each other.
+
+    ``dropped`` names the plans that were built from another graph and are not there any more.
+    """
+
+    full: Agreement
+    half: HalfAgreement
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line with the figures."""
+        return f"{self.full}; {self.half}"
+
+
+def export_model(
+    network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]
+) -> Agreements:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
     An older model of that name is replaced only when the new one is complete.
@@ -44,10 +75,17 @@ def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
     parameters = model_parameters(network)
     fused = fuse(network)
-    model = build_graph(fused, parameters)
-    agreement = verify(model, build_graph(fused, quantized=False), network)
-    _publish(model, config_text(spec, parameters), Path(repository), spec.name)
-    return agreement
+    graphs = {p: build_graph(fused, parameters, precision=p) for p in GRAPHS}
+    full, half = graphs[Precision.FP32], graphs[Precision.FP16]
+    agreements = Agreements(
+        verify(full, build_graph(fused, quantized=False), network), verify_half(half, full)
+    )
+    files = {f"{VERSION}/{GRAPHS[p]}": _content(graph) for p, graph in graphs.items()}
+    configs = config_texts(spec, parameters)
+    plans, dropped = _plans(Path(repository) / spec.name / VERSION, files)
+    files |= {place: text.encode() for place, text in configs.items()} | plans
+    _publish(files, Path(repository), spec.name)
+    return agreements._replace(dropped=dropped)
 
 
 def model_parameters(network: RT4KSR) -> dict[str, str]:
@@ -61,7 +99,29 @@ def model_parameters(network: RT4KSR) -> dict[str, str]:
     }
 
 
-def _publish(model: onnx.ModelProto, config: str, repository: Path, name: str) -> None:
+def _content(graph: onnx.ModelProto) -> bytes:
+    content: bytes = graph.SerializeToString(deterministic=True)
+    return content
+
+
+def _plans(folder: Path, graphs: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the files of the plans that were built from ``graphs``, and names of other plans."""
+    kept: dict[str, bytes] = {}
+    dropped = []
+    known = {sha256(content) for content in graphs.values()}
+    for plan in (folder / name for name in PLANS.values()):
+        if not plan.is_file():
+            continue
+        identity = read_identity(plan)
+        if identity is None or identity.onnx_sha256 not in known:
+            dropped.append(plan.name)
+            continue
+        for path in sorted(folder.glob(f"{plan.name}*")):
+            kept[f"{VERSION}/{path.name}"] = path.read_bytes()
+    return kept, tuple(dropped)
+
+
+def _publish(files: Mapping[str, bytes], repository: Path, name: str) -> None:
     target = repository / name
     if target.exists() and not (target / CONFIG_NAME).is_file():
         raise ExportError(
@@ -74,9 +134,9 @@ def _publish(model: onnx.ModelProto, config: str, repository: Path, name: str) -
         raise ExportError(f"{repository}: cannot be written: {exc}") from exc
     try:
         fresh = beside / "new"
-        (fresh / VERSION).mkdir(parents=True)
-        (fresh / VERSION / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        (fresh / CONFIG_NAME).write_text(config, encoding="utf-8")
+        for place, content in files.items():
+            (fresh / place).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / place).write_bytes(content)
         _swap(fresh, target, beside / "old")
     except OSError as exc:
         raise ExportError(f"{target}: cannot be written: {exc}") from exc

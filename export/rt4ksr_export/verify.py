@@ -1,8 +1,8 @@
 """Refuses a graph that does not compute what the network it was made from computes.
 
 The graph runs in ONNX Runtime on the CPU; the reference is the *unfused* PyTorch network, so that
-a mistake in the fusion shows too. Inputs: photographs, noise, black and white, in several sizes
-and batch sizes.
+a mistake in the fusion shows too. Inputs: photographs, noise, gradients, black and white, in
+several sizes and batch sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME
 from rt4ksr_client.errors import VerificationError
 from rt4ksr_export.network import RT4KSR
 
-__all__ = ["Agreement", "Tolerance", "verify"]
+__all__ = ["Agreement", "Tolerance", "verification_inputs", "verify"]
 
 Batch = NDArray[np.uint8]
 
@@ -80,7 +80,7 @@ def verify(
     sessions = _session(model), _session(raw_model)
     # In float64, so that what is found is the graph's error and not the reference's own.
     exact = copy.deepcopy(network).double()
-    compared = [_compare(*sessions, exact, batch) for batch in _inputs()]
+    compared = [_compare(*sessions, exact, batch) for batch in verification_inputs()]
     worst = Agreement(
         raw=max(a.raw for a in compared),
         levels=max(a.levels for a in compared),
@@ -95,7 +95,7 @@ def verify(
     return worst
 
 
-def _inputs() -> Iterator[Batch]:
+def verification_inputs() -> Iterator[Batch]:
     """Yield uint8 batches ``(N, H, W, 3)``, small enough for a verification of seconds."""
     rng = np.random.default_rng(20230617)
     astronaut, coffee, rocket = (
@@ -106,6 +106,9 @@ def _inputs() -> Iterator[Batch]:
     yield np.stack([rocket[120:300, 200:360], coffee[10:190, 30:190], astronaut[0:180, 130:290]])
     for batch, height, width in ((1, 2, 2), (2, 64, 48), (1, 38, 150)):
         yield rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    ramp = np.linspace(0, 255, 256).round().astype(np.uint8)
+    yield np.broadcast_to(ramp[:, None, None], (1, 256, 64, 3))
+    yield np.broadcast_to(np.stack([ramp, ramp[::-1], ramp // 4 + 96], axis=-1), (1, 64, 256, 3))
     for level in (0, 255):
         yield np.full((1, 64, 96, 3), level, np.uint8)
 

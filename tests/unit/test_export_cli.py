@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from rt4ksr_client.cli import main
+from rt4ksr_client.contract import MODELS
 from rt4ksr_export.checkpoint import save_network
 from rt4ksr_export.network import RT4KSR, Architecture
 
@@ -35,6 +37,47 @@ def test_what_users_of_the_public_fork_type_is_accepted(tmp_path: Path) -> None:
 
     assert run("export", *fork_options, "--is-train", "--rep", "-o", tmp_path) == 0
     assert (tmp_path / "rt4ksr_x2/1/model.onnx").is_file()
+
+
+def test_a_plan_is_built_from_what_is_in_the_repository_and_named_when_it_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (2, 3):
+        torch.manual_seed(seed)
+        network = RT4KSR(Architecture(2, features=8, blocks=1))
+        save_network(network, tmp_path / f"{seed}.safetensors")
+    out = tmp_path / "out"
+
+    assert run("export", "--weights", tmp_path / "2.safetensors", "-o", out) == 0
+    before = (out / "rt4ksr_x2/1/model_fp16.onnx").read_bytes()
+    assert run("export", "--target", "rtx", "-o", out) == 0
+    assert (out / "rt4ksr_x2/1/model_fp16.onnx").read_bytes() == before
+    assert (out / "rt4ksr_x2/1/model.rtx").is_file()
+    assert "model.rtx: built with tensorrt_rtx" in capsys.readouterr().out
+
+    assert run("export", "--weights", tmp_path / "3.safetensors", "-o", out) == 0
+    assert "model.rtx was of another graph and is gone" in capsys.readouterr().err
+    assert not (out / "rt4ksr_x2/1/model.rtx").exists()
+
+
+def test_trtexec_prints_a_command_and_builds_nothing(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "model_repository", tmp_path / "out")
+
+    assert run("export", "--target", "tensorrt", "--trtexec", "-o", tmp_path / "out") == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(MODELS)
+    assert all(line.startswith("trtexec --stronglyTyped --onnx=") for line in lines)
+    assert not list((tmp_path / "out").rglob("*.plan"))
+
+
+def test_options_of_a_plan_without_a_plan_are_a_usage_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("export", "--trtexec") == 2
+    assert "--target tensorrt or rtx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

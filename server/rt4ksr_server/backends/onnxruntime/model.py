@@ -7,7 +7,7 @@ Runtime but not this project.
 
 Honoured from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
 ``KIND_AUTO`` and ``KIND_CPU``, the parameters ``intra_op_thread_count`` and
-``inter_op_thread_count``.
+``inter_op_thread_count``. Execution accelerators for a GPU are passed over.
 
 Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
 output into memory it keeps between runs, and the stub copies it once, into shared memory.

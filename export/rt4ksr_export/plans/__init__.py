@@ -1,0 +1,1 @@
+"""TensorRT plans out of the exported ONNX graphs: profiles, building, identity, comparison."""

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
+from rt4ksr_export.config import config_texts
+from rt4ksr_export.plans.profile import MAX_BATCH_SIZE, Profile
+
+PLACES = ("config.pbtxt", "configs/gpu.pbtxt", "configs/tensorrt.pbtxt")
+
+ACCELERATOR_KEYS = {
+    # What the ONNX Runtime backend of Triton reads; any other key fails the load.
+    "trt_engine_cache_enable",
+    "trt_engine_cache_path",
+    "trt_engine_cache_prefix",
+    "trt_timing_cache_enable",
+    "trt_timing_cache_path",
+    "trt_profile_min_shapes",
+    "trt_profile_opt_shapes",
+    "trt_profile_max_shapes",
+}
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
+def spec(request: pytest.FixtureRequest) -> ModelSpec:
+    model: ModelSpec = request.param
+    return model
+
+
+@pytest.fixture
+def configs(spec: ModelSpec) -> dict[str, schema.ModelConfig]:
+    texts = config_texts(spec, {"scale": str(spec.scale), "halo_px": "16"})
+    return {place: text_format.Parse(text, schema.ModelConfig()) for place, text in texts.items()}
+
+
+def test_the_three_configurations_differ_in_nothing_a_client_sees(
+    configs: dict[str, schema.ModelConfig],
+) -> None:
+    assert tuple(configs) == PLACES
+    seen = []
+    for config in configs.values():
+        for field in ("backend", "default_model_filename", "instance_group", "optimization"):
+            config.ClearField(field)
+        seen.append(config.SerializeToString(deterministic=True))
+
+    assert len(set(seen)) == 1
+
+
+def test_the_gpu_configuration_has_tensorrt_compile_the_graph_as_it_is_typed(
+    configs: dict[str, schema.ModelConfig], spec: ModelSpec
+) -> None:
+    config = configs["configs/gpu.pbtxt"]
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+
+    assert (config.backend, config.default_model_filename) == ("onnxruntime", "model_fp16.onnx")
+    assert accelerator.name == "tensorrt"
+    assert set(accelerator.parameters) == ACCELERATOR_KEYS  # among them no precision_mode
+    height, width = spec.input_height_px, spec.input_width_px
+    best = accelerator.parameters["trt_profile_opt_shapes"]
+    assert best == f"{INPUT_NAME}:1x{height}x{width}x3"
+
+
+def test_the_tensorrt_configuration_records_one_shape_that_its_plan_is_best_at(
+    configs: dict[str, schema.ModelConfig], spec: ModelSpec
+) -> None:
+    config = configs["configs/tensorrt.pbtxt"]
+    (recorded,) = config.optimization.cuda.graph_spec
+
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+    assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
+    assert not recorded.HasField("graph_lower_bound")  # or a graph would serve smaller frames too
+    batch_and_frame = (recorded.batch_size, *recorded.input[INPUT_NAME].dim)
+    assert batch_and_frame == Profile.of(spec).best
+
+
+def test_a_plan_takes_every_batch_that_triton_may_form(
+    configs: dict[str, schema.ModelConfig], spec: ModelSpec
+) -> None:
+    batch, height, width, channels = Profile.of(spec).largest
+
+    assert {config.max_batch_size for config in configs.values()} == {batch} == {MAX_BATCH_SIZE}
+    assert batch * height * width * channels * spec.scale**2 < 2**31
+    assert height == width >= 3840

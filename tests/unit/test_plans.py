@@ -1,0 +1,195 @@
+"""TensorRT for RTX compiles without a GPU: the real parser and the real builder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+from rt4ksr_client.contract import MODELS, ModelSpec
+from rt4ksr_client.errors import ExportError, MissingExtraError
+from rt4ksr_export.graph import Precision
+from rt4ksr_export.network import RT4KSR, Architecture
+from rt4ksr_export.plans import compiler as compilers
+from rt4ksr_export.plans.build import build_plan, trtexec_command
+from rt4ksr_export.plans.compare import compare_plan
+from rt4ksr_export.plans.compiler import Compiler, Target
+from rt4ksr_export.plans.identity import Gpu, PlanIdentity, find_gpu, read_identity
+from rt4ksr_export.plans.profile import Profile
+from rt4ksr_export.repository import GRAPHS, PLANS, export_model
+
+X2 = MODELS["rt4ksr_x2"]
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Compiler:
+    return Compiler(Target.RTX)
+
+
+@pytest.fixture
+def repository(root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(root / "model_repository" / X2.name, tmp_path / X2.name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("precision", Precision, ids=lambda precision: precision.value)
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_every_exported_graph_compiles_strongly_typed_and_open_in_size(
+    spec: ModelSpec, precision: Precision, rtx: Compiler, root: Path
+) -> None:
+    graph = (root / "model_repository" / spec.name / "1" / GRAPHS[precision]).read_bytes()
+
+    plan, _ = rtx.compile(graph, Profile.of(spec))
+
+    assert len(graph) < len(plan) < 10_000_000
+    assert not rtx.logger.errors
+
+
+def test_a_graph_that_tensorrt_does_not_know_is_refused_with_its_reason(rtx: Compiler) -> None:
+    frames = [helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, ["N"]) for n in "ab"]
+    node = helper.make_node("NoSuchOperator", ["a"], ["b"])
+    model = helper.make_model(helper.make_graph([node], "graph", frames[:1], frames[1:]))
+
+    with pytest.raises(ExportError, match=r"cannot read the graph.*NoSuchOperator"):
+        rtx.compile(model.SerializeToString(), Profile.of(X2))
+    with pytest.raises(ExportError, match="cannot read the graph"):
+        rtx.compile(b"not a graph", Profile.of(X2))
+
+
+def test_a_profile_that_the_network_cannot_have_is_refused(rtx: Compiler, root: Path) -> None:
+    graph = (root / "model_repository" / X2.name / "1" / "model_fp16.onnx").read_bytes()
+    odd = Profile((1, 3, 3, 3), (1, 3, 3, 3), (1, 3, 3, 3))
+
+    with pytest.raises(ExportError, match=r"cannot compile the graph: \S+"):
+        rtx.compile(graph, odd)
+
+
+def test_a_plan_is_built_beside_its_graph_and_not_twice(repository: Path) -> None:
+    built = build_plan(X2, repository, Target.RTX)
+    content = built.path.read_bytes()
+
+    assert built.built
+    assert built.path == repository / X2.name / "1" / "model.rtx"
+    assert read_identity(built.path) == built.identity
+    assert built.identity.precision == "fp16"
+    assert not build_plan(X2, repository, Target.RTX).built
+    assert built.path.read_bytes() == content
+    assert build_plan(X2, repository, Target.RTX, force=True).built
+
+
+def test_a_plan_of_another_identity_is_not_replaced_unless_forced(repository: Path) -> None:
+    build_plan(X2, repository, Target.RTX)
+
+    with pytest.raises(ExportError, match=r"built for something else .*fp16 -> fp32.*--force"):
+        build_plan(X2, repository, Target.RTX, precision=Precision.FP32)
+    full = build_plan(X2, repository, Target.RTX, precision=Precision.FP32, force=True)
+    assert read_identity(full.path) == full.identity
+
+
+@pytest.mark.parametrize("beside", [None, "{", '{"model": 1}', "[]"])
+def test_a_plan_that_nobody_knows_is_not_replaced(beside: str | None, repository: Path) -> None:
+    plan = repository / X2.name / "1" / "model.rtx"
+    plan.write_bytes(b"of a friend")
+    if beside is not None:
+        plan.with_name("model.rtx.json").write_text(beside)
+
+    with pytest.raises(ExportError, match="nothing says what it was built from"):
+        build_plan(X2, repository, Target.RTX)
+    assert plan.read_bytes() == b"of a friend"
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"model_fp16\.onnx: cannot be read: No such file"):
+        build_plan(X2, tmp_path, Target.RTX)
+
+
+def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_drops(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(2)
+    network, repository = RT4KSR(Architecture(2, features=8, blocks=1)).eval(), tmp_path
+    export_model(network, X2, repository)
+    built = build_plan(X2, repository, Target.RTX)
+    stray = built.path.with_name(PLANS["tensorrt"])
+    stray.write_bytes(b"built with trtexec")
+    (built.path.with_name("model.plan.json")).write_text(
+        dataclasses.replace(built.identity, onnx_sha256="0" * 64).text()
+    )
+
+    assert export_model(network, X2, repository).dropped == ("model.plan",)
+    assert read_identity(built.path) == built.identity
+    assert not build_plan(X2, repository, Target.RTX).built
+    assert sorted(p.name for p in built.path.parent.glob("model.plan*")) == []
+
+
+def test_tensorrt_without_its_library_says_what_to_install(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compilers._MODULES, Target.TENSORRT, ("tensorrt_that_is_not_there",))
+
+    with pytest.raises(MissingExtraError, match=r"rt4ksr-triton\[export,tensorrt\]"):
+        build_plan(X2, repository, Target.TENSORRT)
+
+
+def test_without_a_gpu_the_plan_for_one_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ExportError, match="--trtexec"):
+        find_gpu()
+
+
+def test_trtexec_is_told_the_same_shapes_and_files() -> None:
+    command = trtexec_command(X2, Path("my repository"), Target.TENSORRT)
+
+    assert command.startswith("trtexec --stronglyTyped ")
+    for part in (
+        "'--onnx=my repository/rt4ksr_x2/1/model_fp16.onnx'",
+        "'--saveEngine=my repository/rt4ksr_x2/1/model.plan'",
+        "--minShapes=image:1x2x2x3",
+        "--optShapes=image:1x1080x1920x3",
+        "--maxShapes=image:2x3840x3840x3",
+    ):
+        assert part in command
+
+
+def test_a_profile_falls_nowhere() -> None:
+    with pytest.raises(ValueError, match="must rise"):
+        Profile((1, 4, 4, 3), (1, 2, 8, 3), (1, 8, 8, 3))
+
+
+def test_an_identity_says_in_what_it_differs() -> None:
+    profile = Profile.of(X2)
+    old = PlanIdentity("m", "a", "fp16", "tensorrt", "10.3.0", Gpu("T4", "7.5"), profile)
+    new = dataclasses.replace(old, builder_version="11.4.0")
+
+    assert new.difference(old) == "builder_version 10.3.0 -> 11.4.0"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", Target, ids=lambda target: target.value)
+def test_on_a_gpu_a_plan_shows_what_its_graph_shows(target: Target, repository: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no NVIDIA GPU")
+    try:
+        built = build_plan(X2, repository, target)
+    except MissingExtraError as exc:
+        pytest.skip(str(exc))
+
+    assert built.agreement is not None
+    assert built.agreement.psnr_db >= 55
+    if target is Target.TENSORRT:
+        assert built.identity.gpu == find_gpu()
+
+
+def test_without_a_gpu_the_comparison_says_that_it_did_not_happen(
+    rtx: Compiler, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert compare_plan(rtx, b"", b"", Profile.of(X2)) is None
+    assert "not run, for want of a GPU" in str(build_plan(X2, repository, Target.RTX))
