@@ -9,8 +9,9 @@ fail() {
     exit 64
 }
 
-if [ -n "${RT4KSR_ADMIN_KEY_FILE:-}" ]; then
-    key=$(cat "$RT4KSR_ADMIN_KEY_FILE") || fail "cannot read the admin key"
+default_key_file=/etc/rt4ksr/admin-key
+if [ -n "${RT4KSR_ADMIN_KEY_FILE:-}" ] || [ -e "$default_key_file" ]; then
+    key=$(cat "${RT4KSR_ADMIN_KEY_FILE:-$default_key_file}") || fail "cannot read the admin key"
 else
     # Nobody knows this one, so nobody gets in.
     key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
