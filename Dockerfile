@@ -20,6 +20,8 @@ COPY model_repository model_repository
 # hadolint ignore=DL3013
 RUN python3 -m pip install --no-cache-dir --break-system-packages \
     ".[export]" "tensorrt-cu13==${TRT_VERSION%%+*}"
+# For whoever it is run as: `--user "$(id -u)"` makes the plans yours.
+ENV HOME=/tmp
 USER 1000:1000
 WORKDIR /tmp
 ENTRYPOINT ["rt4ksr", "export"]

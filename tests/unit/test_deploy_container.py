@@ -10,6 +10,8 @@ import pytest
 from dockerfile_parse import DockerfileParser
 from entrypoint_flags import ENTRYPOINT, container_flags, run_entrypoint
 
+from rt4ksr_client.upscaler import DEFAULT_TIMEOUT_S
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -113,6 +115,11 @@ def test_tritonserver_knows_every_flag_of_the_container(root: Path, tmp_path: Pa
 def test_further_flags_come_last_and_so_win(tmp_path: Path) -> None:
     result = run_entrypoint(tmp_path, "--model-config-name=gpu", "--http-address=0.0.0.0")
     assert result.stdout.splitlines()[-2:] == ["--model-config-name=gpu", "--http-address=0.0.0.0"]
+
+
+def test_a_request_ends_before_its_connection_is_too_old(tmp_path: Path) -> None:
+    grace_ms = int(container_flags(tmp_path)["grpc-max-connection-age-grace"])
+    assert grace_ms >= DEFAULT_TIMEOUT_S * 1000
 
 
 def restrictions(flags: dict[str, str]) -> tuple[set[str], str]:

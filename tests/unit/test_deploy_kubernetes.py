@@ -232,6 +232,7 @@ def test_the_autoscaler_scales_the_deployment_by_the_metric_of_the_adapter(overl
     (rule,) = values["rules"]["custom"]
     (metric,) = scaler["metrics"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["pods"]["target"]["averageValue"] == {"cpu": "500", "gpu": "20"}[overlay]
 
 
 def test_what_the_pod_names_is_there(overlay: str) -> None:
