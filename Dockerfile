@@ -35,7 +35,7 @@ RUN find /opt/tritonserver/backends -mindepth 1 -maxdepth 1 \
     && install -d -o 1000 -g 1000 /var/cache/rt4ksr
 COPY --chmod=555 deploy/container/entrypoint.sh /usr/local/bin/entrypoint.sh
 # Owned by root: who takes over the server still cannot change what it serves.
-COPY model_repository /models
+COPY --chmod=555 model_repository /models
 # The only places written to are /tmp, /dev/shm and the engine cache.
 ENV CUDA_CACHE_PATH=/var/cache/rt4ksr/cuda
 VOLUME /var/cache/rt4ksr

@@ -7,7 +7,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-ENTRYPOINT = Path(__file__).parents[1] / "deploy" / "container" / "entrypoint.sh"
+ROOT = Path(__file__).parents[1]
+ENTRYPOINT = ROOT / "deploy" / "container" / "entrypoint.sh"
+
+
+def known_flags() -> set[str]:
+    """Return the flags that tritonserver knows, without dashes; the file tells the source."""
+    lines = (ROOT / "tests" / "unit" / "tritonserver_flags.txt").read_text().splitlines()
+    return {line for line in lines if not line.startswith("#")}
 
 
 def run_entrypoint(

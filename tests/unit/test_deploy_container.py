@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dockerfile_parse import DockerfileParser
-from entrypoint_flags import ENTRYPOINT, container_flags, run_entrypoint
+from entrypoint_flags import ENTRYPOINT, container_flags, known_flags, run_entrypoint
 
 from rt4ksr_client.upscaler import DEFAULT_TIMEOUT_S
 
@@ -33,11 +33,6 @@ def stages(root: Path) -> dict[str, Stage]:
 
 def values(stage: Stage, instruction: str) -> list[str]:
     return [value for word, value in stage if word == instruction]
-
-
-def known_flags(root: Path) -> set[str]:
-    lines = (root / "tests" / "unit" / "tritonserver_flags.txt").read_text().splitlines()
-    return {line for line in lines if not line.startswith("#")}
 
 
 def test_hadolint_has_nothing_to_say_about_the_dockerfile(root: Path) -> None:
@@ -108,8 +103,19 @@ def test_http_is_for_the_container_itself(tmp_path: Path) -> None:
     assert flags["grpc-address"] == flags["metrics-address"] == "0.0.0.0"
 
 
-def test_tritonserver_knows_every_flag_of_the_container(root: Path, tmp_path: Path) -> None:
-    assert set(container_flags(tmp_path)) <= known_flags(root)
+def test_tritonserver_knows_every_flag_of_the_container(tmp_path: Path) -> None:
+    assert set(container_flags(tmp_path)) <= known_flags()
+
+
+def test_every_flag_in_the_readme_is_one_of_the_container_with_its_value(
+    root: Path, tmp_path: Path
+) -> None:
+    flags = container_flags(tmp_path)
+    table = (root / "deploy" / "README.md").read_text().split("| flag | why |")[1].split("\n\n")[0]
+    told = dict(re.findall(r"`--([\w-]+)=?([^`]*)`", table))
+    assert len(told) > 8
+    for name, value in told.items():
+        assert flags[name] == value if value else name in flags
 
 
 def test_further_flags_come_last_and_so_win(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from entrypoint_flags import container_flags, flags_by_name
-from test_deploy_container import known_flags
+from entrypoint_flags import ROOT, container_flags, flags_by_name, known_flags
 
 Manifest = dict[str, Any]
 
 KUBERNETES = ("1.32", "1.37")  # the oldest and the newest release whose schemas are tried
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu")
 CUSTOM = {"ServiceMonitor"}  # not of Kubernetes itself
@@ -114,7 +112,7 @@ def test_kserve_runs_the_container_of_the_gpu_overlay() -> None:
 
 def test_tritonserver_knows_every_flag_of_the_manifests(pod: Manifest) -> None:
     (container,) = pod["containers"]
-    assert flags_by_name(container.get("args", [])).keys() <= known_flags(ROOT)
+    assert flags_by_name(container.get("args", [])).keys() <= known_flags()
     assert "command" not in container  # which would go round the entrypoint
 
 
@@ -231,8 +229,12 @@ def test_the_autoscaler_scales_the_deployment_by_the_metric_of_the_adapter(overl
     values = yaml.safe_load((FOLDER / "monitoring" / "prometheus-adapter-values.yaml").read_text())
     (rule,) = values["rules"]["custom"]
     (metric,) = scaler["metrics"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert metric["pods"]["target"]["averageValue"] == {"cpu": "500", "gpu": "20"}[overlay]
+    wait_ms = {"cpu": "500", "gpu": "20"}[overlay]
+    assert metric["type"] == "Pods"
+    assert metric["pods"] == {
+        "metric": {"name": rule["name"]["as"]},
+        "target": {"type": "AverageValue", "averageValue": wait_ms},
+    }
 
 
 def test_what_the_pod_names_is_there(overlay: str) -> None:

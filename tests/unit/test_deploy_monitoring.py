@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyOptions
-from entrypoint_flags import container_flags, flags_by_name
+from entrypoint_flags import container_flags, flags_by_name, known_flags
 from monitoring_files import DEPLOY, dashboard, rules, selectors
-from test_deploy_container import known_flags
 
 Service = dict[str, Any]
 
@@ -49,13 +48,13 @@ def test_files_that_the_compose_file_mounts_exist(services: dict[str, Service]) 
 
 
 def test_tritonserver_knows_every_flag_of_the_compose_file(
-    services: dict[str, Service], root: Path
+    services: dict[str, Service],
 ) -> None:
     commands = list(
         itertools.chain.from_iterable(service.get("command", []) for service in services.values())
     )
     assert commands
-    assert flags_by_name(commands).keys() <= known_flags(root)
+    assert flags_by_name(commands).keys() <= known_flags()
 
 
 def test_the_compose_file_waits_until_frames_in_flight_are_answered(
