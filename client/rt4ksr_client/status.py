@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rt4ksr_client.errors import ServerError
+from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.transports import Question, ServedModel, Transport
 
 __all__ = ["ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
@@ -96,6 +96,8 @@ def _index(
 ) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = transport.ask(Question.INDEX, timeout_s=timeout_s)
+    except DeadlineExceededError:
+        raise
     except ServerError:
         # A server in production keeps its index to itself. What it has loaded has statistics.
         return [{**model, "state": "READY"} for model in statistics["model_stats"]]
