@@ -73,16 +73,27 @@ class AutoTransport(Transport):
             return self._chosen
 
     def _tried(self, timeout_s: float) -> Transport:
+        deadline = Deadline(timeout_s)
         shared = ShmTransport(self.address)
         try:
             shared.prove(timeout_s=timeout_s)
-        except (ServerUnreachableError, DeadlineExceededError) as exc:
+        except DeadlineExceededError as exc:
             shared.close()
             raise self._explained(exc, "") from exc
         except (ServerError, OSError) as exc:
             shared.close()
-            plain = GrpcTransport(self.address)
-            plain.reason = f"the server cannot map this process's memory: {exc}"
-            return plain
+            return self._plain(exc, deadline)
         shared.reason = "the server maps this process's memory"
         return shared
+
+    def _plain(self, reason: Exception, deadline: Deadline) -> Transport:
+        plain = GrpcTransport(self.address)
+        plain.reason = f"the server cannot map this process's memory: {reason}"
+        if isinstance(reason, ServerUnreachableError):
+            # A server that forbids shared memory says UNAVAILABLE too, but then answers this.
+            try:
+                plain.ask(Question.SERVER, timeout_s=deadline.required_s(self.address))
+            except ServerError:
+                plain.close()
+                raise
+        return plain

@@ -1,0 +1,128 @@
+"""A real tritonserver with the flags of the container."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from entrypoint_flags import container_flags
+from monitoring_files import selectors
+from tritonclient.grpc import service_pb2
+
+from rt4ksr_client import Upscaler
+from rt4ksr_client.status import read_status
+from rt4ksr_client.transports.grpc import GrpcTransport
+from rt4ksr_server import TritonServer
+
+pytestmark = pytest.mark.server
+
+KEY = "0123456789abcdef0123456789abcdef"
+NEWER = {"http-max-input-size", "allow-client-shm"}  # than the release this server is of
+# Given to TritonServer otherwise, or free ports of this machine in their place.
+OWN = {"model-repository", "exit-timeout-secs"} | {
+    f"{service}-{what}" for service in ("grpc", "http", "metrics") for what in ("port", "address")
+}
+# There where Triton sees a GPU: docs/user_guide/metrics.md of triton-inference-server/server.
+GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
+PROMETHEUS_LABELS = {"job", "instance", "namespace", "pod"}  # what it adds when it scrapes
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def production(
+    nearest_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    folder = tmp_path_factory.mktemp("entrypoint")
+    (folder / "key").write_text(KEY)
+    flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
+    extra = [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
+    with TritonServer(nearest_repository(), extra_args=extra) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def call(production: TritonServer) -> Iterator[Call]:
+    """Call a method of Triton's gRPC service: ``call("ModelMetadata", name="rt4ksr_x2")``."""
+    with grpc.insecure_channel(production.grpc_url) as channel:
+
+        def unary(method: str, key: str | None = None, **fields: Any) -> Any:
+            return channel.unary_unary(
+                f"/inference.GRPCInferenceService/{method}",
+                getattr(service_pb2, f"{method}Request").SerializeToString,
+                getattr(service_pb2, f"{method}Response").FromString,
+            )(
+                getattr(service_pb2, f"{method}Request")(**fields),
+                metadata=[("triton-grpc-protocol-admin-key", key)] if key else None,
+                timeout=10,
+            )
+
+        yield unary
+
+
+@pytest.mark.parametrize(
+    "method", ["RepositoryIndex", "LogSettings", "TraceSetting", "SystemSharedMemoryStatus"]
+)
+def test_an_admin_call_needs_the_key(call: Call, method: str) -> None:
+    for key in (None, "0" * 32):
+        with pytest.raises(grpc.RpcError, match="restricted"):
+            call(method, key=key)
+    call(method, key=KEY)
+
+
+def test_an_admin_call_over_http_needs_the_key(production: TritonServer) -> None:
+    request = urllib.request.Request(f"http://{production.http_url}/v2/logging")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+    request.add_header("admin-key", KEY)
+    with urllib.request.urlopen(request) as response:
+        assert response.status == 200
+
+
+def test_models_cannot_be_changed_even_with_the_key(call: Call) -> None:
+    for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        with pytest.raises(grpc.RpcError, match="not allowed"):
+            call(method, key=KEY, model_name="rt4ksr_x2")
+
+
+def test_the_probes_of_kubernetes_are_answered(production: TritonServer) -> None:
+    with grpc.insecure_channel(production.grpc_url) as channel:
+        answer = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+    assert answer == b"\x08\x01"  # HealthCheckResponse with status SERVING
+
+
+def test_a_client_that_is_told_nothing_sends_frames_over_grpc(production: TritonServer) -> None:
+    frame = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    with Upscaler(production.grpc_url, scale=2, timeout_s=20) as upscaler:
+        large = upscaler.upscale(frame)
+        assert upscaler.transport_name == "grpc"
+    np.testing.assert_array_equal(large, frame.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_the_status_of_a_server_that_keeps_its_index_to_itself(production: TritonServer) -> None:
+    with GrpcTransport(production.grpc_url) as transport:
+        status = read_status(transport, timeout_s=20)
+    assert {model.name for model in status.models} == {"rt4ksr_x2", "rt4ksr_x3"}
+    assert all(model.ready and model.served for model in status.models)
+
+
+def test_every_metric_asked_for_is_there_with_its_labels(production: TritonServer) -> None:
+    with Upscaler(production.grpc_url, scale=2, timeout_s=20) as upscaler:
+        upscaler.upscale(np.zeros((2, 2, 3), np.uint8))
+    with urllib.request.urlopen(f"http://{production.metrics_url}/metrics") as response:
+        text = response.read().decode()
+    labels: dict[str, set[str]] = {}
+    for name, chosen_by in re.findall(r"^(\w+)(?:{(.*)})? ", text, re.M):
+        labels.setdefault(name, set()).update(re.findall(r'(\w+)="', chosen_by))
+    for where, name, asked in selectors():
+        if name in GPU_METRICS or name == "up" or name.startswith("rt4ksr:"):
+            continue
+        assert name in labels, where
+        assert asked <= labels[name] | PROMETHEUS_LABELS, where
