@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 __all__ = [
     "CHANNELS",
@@ -23,8 +23,10 @@ __all__ = [
     "OUTPUT_NAME",
     "SIZE_MULTIPLE_PX",
     "WIRE_DATATYPE",
+    "Content",
     "ModelSpec",
     "Parameter",
+    "models_for",
 ]
 
 INPUT_NAME: Final = "image"
@@ -34,6 +36,10 @@ CHANNELS: Final = 3
 
 SIZE_MULTIPLE_PX: Final = 2
 """H and W must be multiples of this: the network starts with a pixel-unshuffle by 2."""
+
+
+Content = Literal["any", "jpeg", "video"]
+"""``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
 
 
 class Parameter:
@@ -52,13 +58,15 @@ class ModelSpec:
     """One served model: a row of :data:`MODELS`.
 
     ``input_width_px`` x ``input_height_px`` is the frame the model is meant for (it is warmed up
-    and measured at this size); any other size is served too.
+    and measured at this size); any other size is served too. ``content`` is what its weights are
+    best at.
     """
 
     name: str
     scale: int
     input_width_px: int
     input_height_px: int
+    content: Content = "any"
 
     def __post_init__(self) -> None:
         """Refuse a row that contradicts the contract."""
@@ -75,10 +83,17 @@ def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
 MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
+    ModelSpec("rt4ksr_x3_jpeg", 3, input_width_px=1280, input_height_px=720, content="jpeg"),
+    ModelSpec("rt4ksr_x2_video", 2, input_width_px=1920, input_height_px=1080, content="video"),
+    ModelSpec("rt4ksr_x3_video", 3, input_width_px=1280, input_height_px=720, content="video"),
 )
 """Every model this project ships, by name."""
 
-DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = MappingProxyType(
-    {spec.scale: spec for spec in reversed(tuple(MODELS.values()))}
-)
-"""The first model of :data:`MODELS` for each scale: what ``scale=2`` means."""
+
+def models_for(content: Content) -> Mapping[int, ModelSpec]:
+    """Return this project's models for that content, by scale."""
+    return MappingProxyType({s.scale: s for s in MODELS.values() if s.content == content})
+
+
+DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = models_for("any")
+"""What ``scale=2`` means."""

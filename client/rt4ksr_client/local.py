@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +12,12 @@ __all__ = ["local_server"]
 
 
 @contextmanager
-def local_server(model_repository: Path | None = None) -> Iterator[str]:
+def local_server(model_repository: Path | None = None, models: Sequence[str] = ()) -> Iterator[str]:
     """Start a tritonserver on this host, yield its gRPC address, stop it.
 
     Args:
         model_repository: default: ``./model_repository``, else the one that came with the package.
+        models: names of those to load, as far as the repository has them; default: all.
 
     Raises:
         MissingExtraError: the ``server`` extra is not installed.
@@ -30,5 +31,7 @@ def local_server(model_repository: Path | None = None) -> Iterator[str]:
             f"--local needs {exc.name}: pip install 'rt4ksr-triton[server]', "
             "or run without --local against a server"
         ) from exc
-    with TritonServer(model_repository or default_repository()) as server:
+    repository = model_repository or default_repository()
+    there = [name for name in models if (repository / name).is_dir()]
+    with TritonServer(repository, models=there) as server:
         yield server.grpc_url

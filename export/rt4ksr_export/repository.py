@@ -27,7 +27,15 @@ from rt4ksr_export.plans.identity import read_identity, sha256
 from rt4ksr_export.verify import Agreement, verify
 from rt4ksr_export.verify_half import HalfAgreement, verify_half
 
-__all__ = ["GRAPHS", "PLANS", "VERSION", "Agreements", "export_model", "model_parameters"]
+__all__ = [
+    "GRAPHS",
+    "PLANS",
+    "VERSION",
+    "Agreements",
+    "export_model",
+    "model_files",
+    "model_parameters",
+]
 
 CONFIG_NAME = "config.pbtxt"
 VERSION = "1"
@@ -73,19 +81,29 @@ def export_model(
     scale = network.architecture.scale
     if scale != spec.scale:
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
-    parameters = model_parameters(network)
-    fused = fuse(network)
-    graphs = {p: build_graph(fused, parameters, precision=p) for p in GRAPHS}
+    graphs = _graphs(network)
     full, half = graphs[Precision.FP32], graphs[Precision.FP16]
-    agreements = Agreements(
-        verify(full, build_graph(fused, quantized=False), network), verify_half(half, full)
-    )
-    files = {f"{VERSION}/{GRAPHS[p]}": _content(graph) for p, graph in graphs.items()}
-    configs = config_texts(spec, parameters)
+    raw = build_graph(fuse(network), quantized=False)
+    agreements = Agreements(verify(full, raw, network), verify_half(half, full))
+    files = model_files(network, spec)
     plans, dropped = _plans(Path(repository) / spec.name / VERSION, files)
-    files |= {place: text.encode() for place, text in configs.items()} | plans
-    _publish(files, Path(repository), spec.name)
+    _publish(files | plans, Path(repository), spec.name)
     return agreements._replace(dropped=dropped)
+
+
+def model_files(network: RT4KSR, spec: ModelSpec) -> dict[str, bytes]:
+    """Return what is in the model's folder, by path; the same weights give the same bytes."""
+    graphs = {
+        f"{VERSION}/{GRAPHS[precision]}": _content(graph)
+        for precision, graph in _graphs(network).items()
+    }
+    configs = config_texts(spec, model_parameters(network))
+    return graphs | {place: text.encode() for place, text in configs.items()}
+
+
+def _graphs(network: RT4KSR) -> dict[Precision, onnx.ModelProto]:
+    fused, parameters = fuse(network), model_parameters(network)
+    return {p: build_graph(fused, parameters, precision=p) for p in GRAPHS}
 
 
 def model_parameters(network: RT4KSR) -> dict[str, str]:

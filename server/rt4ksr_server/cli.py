@@ -22,6 +22,13 @@ _PORT = click.IntRange(0, 65535)
     type=click.Path(path_type=Path),
     help="Folder of models.  [default: ./model_repository, else the one shipped]",
 )
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="Load only this one; may be given several times.  [default: all]",
+)
 @click.option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 opens it to everyone.")
 @click.option("--grpc-port", type=_PORT, default=8001, help="0 picks a free port.")
 @click.option("--http-port", type=_PORT, default=8000, help="0 picks a free port.")
@@ -41,6 +48,7 @@ _PORT = click.IntRange(0, 65535)
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
     model_repository: Path | None,
+    models: tuple[str, ...],
     host: str,
     grpc_port: int,
     http_port: int,
@@ -57,11 +65,13 @@ def serve(
 
     \b
     rt4ksr serve
+    rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video
     rt4ksr serve --grpc-port 9001 -- --log-verbose=1
     rt4ksr serve --model-repository my_repository -- --model-config-name=fast
     """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace
     server = TritonServer(
         model_repository or default_repository(),
+        models=models,
         host=host,
         grpc_port=grpc_port,
         http_port=http_port,

@@ -38,6 +38,7 @@ class ServerOptions:
     start_timeout_s: float
     exit_timeout_s: float
     extra_args: tuple[str, ...]
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what tritonserver would refuse later and less clearly."""
@@ -46,6 +47,9 @@ class ServerOptions:
             raise ServerStartError("start_timeout_s and exit_timeout_s must be positive")
         if not {"grpc", "http"} & set(self.wanted_ports):
             raise ServerStartError("a server needs gRPC, HTTP or both")
+        for name in self.models:
+            if not (self.model_repository / name).is_dir():
+                raise ServerStartError(f"{self.model_repository} holds no model {name!r}")
         for flag in self.extra_args:
             if flag.partition("=")[0] in _OWN_FLAGS:
                 raise ServerStartError(f"{flag}: use the argument of TritonServer for this")
@@ -75,6 +79,9 @@ class ServerOptions:
                 flags += [f"--{service}-address={self.host}", f"--{service}-port={ports[service]}"]
             else:
                 flags.append(f"--allow-{service}=false")
+        if self.models:
+            flags.append("--model-control-mode=explicit")
+            flags += [f"--load-model={name}" for name in self.models]
         return [*flags, *self.extra_args]
 
 

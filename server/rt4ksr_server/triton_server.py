@@ -35,9 +35,11 @@ class TritonServer:
     >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
     ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
 
-    A port of 0 means a free one; None turns the service off. ``binary`` defaults to
-    ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel. ``extra_args`` are
-    further tritonserver flags. ``log`` gets each line of its log, from another thread.
+    ``models`` are those of the repository to load; default: all. (tritonserver then lets whoever
+    reaches it load others.) A port of 0 means a free one; None turns the service off. ``binary``
+    defaults to ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel.
+    ``extra_args`` are further tritonserver flags. ``log`` gets each line of its log, from another
+    thread.
 
     Leaving the block (or :meth:`stop`) lets requests in flight finish for up to
     ``exit_timeout_s`` seconds, then ends them. Nothing outlives the program that started it, not
@@ -51,6 +53,7 @@ class TritonServer:
         self,
         model_repository: str | os.PathLike[str],
         *,
+        models: Sequence[str] = (),
         host: str = "127.0.0.1",
         grpc_port: int | None = 0,
         http_port: int | None = 0,
@@ -69,6 +72,7 @@ class TritonServer:
             start_timeout_s=start_timeout_s,
             exit_timeout_s=exit_timeout_s,
             extra_args=tuple(extra_args),
+            models=tuple(models),
         )
         self._binary = binary
         self._log = log

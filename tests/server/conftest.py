@@ -8,7 +8,7 @@ from nearest_models import nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import MODELS, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 
 RepositoryFactory = Callable[..., Path]
@@ -22,7 +22,7 @@ def nearest_repository(tmp_path_factory: pytest.TempPathFactory) -> RepositoryFa
     """
 
     def make(
-        specs: Iterable[ModelSpec] = MODELS.values(),
+        specs: Iterable[ModelSpec] = DEFAULT_MODELS.values(),
         *,
         edit: Callable[[model_config_pb2.ModelConfig], object] = lambda config: None,
     ) -> Path:
@@ -38,7 +38,7 @@ def nearest_repository(tmp_path_factory: pytest.TempPathFactory) -> RepositoryFa
 
 @pytest.fixture(scope="session")
 def nearest_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServer]:
-    """A running server with every model of the contract, shared by all tests of the session."""
+    """A running server with the default model of each scale, shared by all tests."""
     with TritonServer(nearest_repository()) as server:
         yield server
 

@@ -14,10 +14,12 @@ from PIL import Image
 from rt4ksr_client.cli.compare import compare
 from rt4ksr_client.cli.status import status
 from rt4ksr_client.cli.upscale import upscale
-from rt4ksr_client.contract import MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import MissingExtraError, ServerError
 from rt4ksr_client.local import local_server
 from rt4ksr_server import TritonServer
+
+SERVED = {spec.name for spec in DEFAULT_MODELS.values()}
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
@@ -26,7 +28,7 @@ def test_status_tells_of_every_model_and_the_transport(nearest_server: TritonSer
     result = CliRunner().invoke(status, ["--url", nearest_server.grpc_url, "--json"])
 
     told = json.loads(result.stdout)
-    assert {model["name"] for model in told["models"]} == set(MODELS)
+    assert {model["name"] for model in told["models"]} == SERVED
     assert told["transport"] in ("shm", "grpc")
 
 
@@ -34,7 +36,7 @@ def test_status_is_readable_when_piped(nearest_server: TritonServer) -> None:
     result = CliRunner().invoke(status, ["--url", nearest_server.grpc_url, "--transport", "grpc"])
 
     assert "transport  grpc" in result.stdout
-    assert all(name in result.stdout for name in MODELS)
+    assert all(name in result.stdout for name in SERVED)
 
 
 def test_no_server_is_an_error_of_ours() -> None:

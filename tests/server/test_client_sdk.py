@@ -18,7 +18,7 @@ from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
 from rt4ksr_client.calls import Cancellation
-from rt4ksr_client.contract import MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import Transport, TransportName, open_transport, regions
@@ -245,7 +245,7 @@ def test_status_tells_what_runs_there(nearest_server: TritonServer, name: Transp
     assert status.version.count(".") == 2
     assert "system_shared_memory" in status.extensions
     models = {model.name: model for model in status.models}
-    assert set(models) == set(MODELS)
+    assert set(models) == {spec.name for spec in DEFAULT_MODELS.values()}
     model = models[MODEL]
     assert (model.ready, model.version, model.backend) == (True, "1", "onnxruntime")
     assert model.served is not None

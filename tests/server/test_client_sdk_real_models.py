@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.transports import GrpcTransport, Question
 from rt4ksr_server import TritonServer
 
@@ -20,11 +20,12 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[TritonServer]:
-    with TritonServer(root / "model_repository") as running:
+    names = [spec.name for spec in DEFAULT_MODELS.values()]
+    with TritonServer(root / "model_repository", models=names) as running:
         yield running
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [spec.name for spec in DEFAULT_MODELS.values()])
 @pytest.mark.parametrize("size", [(360, 640), (241, 333)])
 def test_a_picture_sent_in_tiles_is_the_one_sent_whole(
     size: tuple[int, int], model: str, server: TritonServer, photograph: Path

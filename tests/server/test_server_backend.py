@@ -12,7 +12,7 @@ from nearest_models import infer, nearest, nearest_config, nearest_graph, write_
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from rt4ksr_client.contract import MODELS, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
@@ -25,7 +25,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", DEFAULT_MODELS.values(), ids=lambda spec: spec.name)
 @pytest.mark.parametrize("shape", [(1, 2, 2, 3), (3, 6, 4, 3), (1, 1080, 1920, 3)], ids=str)
 def test_every_byte_of_the_answer_arrives(
     nearest_server: TritonServer, spec: ModelSpec, shape: tuple[int, ...]

@@ -18,7 +18,7 @@ from rt4ksr_export.config import config_text
 from rt4ksr_export.fuse import fuse
 from rt4ksr_export.graph import build_graph
 from rt4ksr_export.network import RT4KSR, Architecture
-from rt4ksr_export.repository import export_model, model_parameters
+from rt4ksr_export.repository import export_model, model_files, model_parameters
 from rt4ksr_export.verify import verify
 from rt4ksr_export.weights import packaged_weights
 
@@ -50,11 +50,19 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_repository_in_git_is_what_the_shipped_weights_give(
-    name: str, root: Path, tmp_path: Path
+    name: str, root: Path
 ) -> None:
-    export_model(load_network(packaged_weights(name)), MODELS[name], tmp_path)
+    files = model_files(load_network(packaged_weights(name)), MODELS[name])
 
-    assert content(tmp_path / name) == content(root / "model_repository" / name)
+    assert files == content(root / "model_repository" / name)
+
+
+def test_the_shipped_weights_pass_verification(
+    network: RT4KSR, spec: ModelSpec, tmp_path: Path
+) -> None:
+    export_model(network, spec, tmp_path)
+
+    assert content(tmp_path / spec.name) == model_files(network, spec)
 
 
 def test_the_graph_is_open_in_batch_and_size_and_closed_in_channels(network: RT4KSR) -> None:

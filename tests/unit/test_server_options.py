@@ -52,6 +52,14 @@ def test_a_service_that_is_not_wanted_is_turned_off_and_extra_flags_come_last(
     assert flags[-3:] == ["--allow-http=false", "--allow-metrics=false", "--log-verbose=1"]
 
 
+def test_models_that_are_chosen_are_loaded_and_no_other(repository: Path) -> None:
+    flags = options(repository, models=("model",)).arguments("name", "name-", {})
+
+    assert flags[-2:] == ["--model-control-mode=explicit", "--load-model=model"]
+    with pytest.raises(ServerStartError, match="holds no model 'other'"):
+        options(repository, models=("model", "other"))
+
+
 @pytest.mark.parametrize(
     ("host", "client_host"),
     [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("box", "box")],

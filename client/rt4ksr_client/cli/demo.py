@@ -12,6 +12,7 @@ from PIL import Image
 
 from rt4ksr_client.before_after import before_after
 from rt4ksr_client.cli.upscale import SCALES
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.upscaler import Upscaler
 from rt4ksr_server import TritonServer, default_repository
@@ -56,7 +57,7 @@ def demo(source: Path, scale: str, output: Path, model_repository: Path | None) 
 
 
 def _served(image: Image.Image, scale: int, model_repository: Path, stages: _Stages) -> Image.Image:
-    server = TritonServer(model_repository)
+    server = TritonServer(model_repository, models=[DEFAULT_MODELS[scale].name])
     with stages.timed("start tritonserver, load and warm up"):
         server.start()
     try:

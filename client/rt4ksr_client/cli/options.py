@@ -16,8 +16,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.errors import Rt4ksrError
+from rt4ksr_client.contract import DEFAULT_MODELS, Content, models_for
+from rt4ksr_client.errors import ModelNotReadyError, Rt4ksrError
 from rt4ksr_client.local import local_server
 from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import PictureWarning
@@ -42,39 +42,60 @@ class ServerChoice:
     model: str | None
 
     @contextmanager
-    def address(self) -> Iterator[str]:
-        """Yield the server's address; with ``--local`` the server runs as long as the block."""
+    def address(self, *models: str) -> Iterator[str]:
+        """Yield the server's address; with ``--local`` one runs ``models`` during the block."""
         if not self.local:
             yield self.url
             return
-        with local_server() as url:
+        with local_server(models=models) as url:
             yield url
 
     @contextmanager
-    def upscaler(self, scale: int | None) -> Iterator[Upscaler]:
-        """Yield an upscaler on that server; a scale of None is the model's, or the default."""
-        with self.address() as url, self._opened(url, scale) as upscaler:
-            yield upscaler
+    def upscaler(self, scale: int | None, content: Content = "any") -> Iterator[Upscaler]:
+        """Yield an upscaler on that server; a scale of None is the model's, or the default.
+
+        If no model was asked for, it is that for ``content``, where the server has it.
+        """
+        default = DEFAULT_MODELS[scale or DEFAULT_SCALE].name
+        suited = self.model or models_for(content)[scale or DEFAULT_SCALE].name
+        with self.address(suited, *([] if self.model else [default])) as url:
+            with self._opened(url, scale, suited) as upscaler:
+                if self.model or suited == default or _is_served(upscaler):
+                    yield upscaler
+                    return
+            with self._opened(url, scale, default) as upscaler:
+                yield upscaler
 
     @contextmanager
     def models(self, scale: int | None, *, any_scale: bool) -> Iterator[Models]:
-        """Yield the model that was asked for; if none was and ``any_scale``, this project's all."""
-        every = any_scale and scale is None and self.model is None
-        with self.address() as url, ExitStack() as stack:
-            scales = sorted(DEFAULT_MODELS) if every else [scale]
-            yield Models([stack.enter_context(self._opened(url, one)) for one in scales])
+        """Yield the model that was asked for; if none was and ``any_scale``, every scale's."""
+        if self.model:
+            names = [self.model]
+        elif any_scale and scale is None:
+            names = [DEFAULT_MODELS[one].name for one in sorted(DEFAULT_MODELS)]
+        else:
+            names = [DEFAULT_MODELS[scale or DEFAULT_SCALE].name]
+        with self.address(*names) as url, ExitStack() as stack:
+            yield Models([stack.enter_context(self._opened(url, scale, name)) for name in names])
 
-    def _opened(self, url: str, scale: int | None) -> Upscaler:
+    def _opened(self, url: str, scale: int | None, model: str) -> Upscaler:
         try:
             return Upscaler(
                 url,
                 scale=scale,
-                model=self.model,
+                model=model,
                 transport=self.transport,
                 timeout_s=self.timeout_s,
             )
         except ValueError as exc:
             raise Rt4ksrError(str(exc)) from exc
+
+
+def _is_served(upscaler: Upscaler) -> bool:
+    try:
+        return bool(upscaler.served_model)
+    except ModelNotReadyError:
+        return False
 
 
 def server_options(command: Command) -> Command:

@@ -117,6 +117,7 @@ def upscale(
     rt4ksr upscale in.jpg out.webp --scale 3         x3: 720p becomes 4K
     rt4ksr upscale album/ -o album_4k/ --format jpeg   skips what is done
     rt4ksr upscale old.png --to 4k                   any size into 3840x2160
+    rt4ksr upscale chat.jpg --model rt4ksr_x2_jpeg   for visibly compressed photographs
     cat in.png | rt4ksr upscale - -o - > out.png
 
     PNG is written at level 1: a quarter of the time of the usual 6 for files a fifth larger.

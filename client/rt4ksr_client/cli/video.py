@@ -67,6 +67,7 @@ def video(
     rt4ksr video talk_720p.mp4 -o talk_4k.mp4 --scale 3
     rt4ksr video talk_720p.mp4 -o talk_4k.mp4 --scale 3 --resume    after an interruption
 
+    The model tuned for video is taken where the server has it, else the one for everything.
     Times are kept, so sound stays in step, also where the frame rate varies. Colours come out as
     BT.709 and tagged so. HDR is refused, interlaced video without --deinterlace too.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
@@ -76,7 +77,7 @@ def video(
     options = VideoOptions(**choices)
     target = target or _default_target(source)
     start_s = perf_counter()
-    with server.upscaler(scale) as upscaler, _bar() as progress:
+    with server.upscaler(scale, "video") as upscaler, _bar() as progress:
         task = progress.add_task("video", total=None, fps="")
 
         known = Progress(done=0, expected=0, resumed=0)
@@ -95,7 +96,8 @@ def video(
             if known.done:
                 click.echo("rt4ksr: --resume goes on from the last finished segment", err=True)
             raise
-    _say(source, target, done, perf_counter() - start_s, as_json)
+        model = upscaler.served_model.name
+    _say(source, target, model, done, perf_counter() - start_s, as_json)
 
 
 def _default_target(source: Path) -> Path:
@@ -113,11 +115,13 @@ def _bar() -> Any:
     )
 
 
-def _say(source: Path, target: Path, done: Progress, wall_s: float, as_json: bool) -> None:
+def _say(
+    source: Path, target: Path, model: str, done: Progress, wall_s: float, as_json: bool
+) -> None:
     fps = (done.done - done.resumed) / wall_s
     if as_json:
-        row = {"source": str(source), "target": str(target), "frames": done.done}
+        row = {"source": str(source), "target": str(target), "model": model, "frames": done.done}
         print_json({**row, "resumed": done.resumed, "wall_s": wall_s, "fps": fps})
         return
     resumed = f", {done.resumed} of them before" if done.resumed else ""
-    click.echo(f"{shown(target)}: {done.done} frames{resumed}, {fps:.1f} frames a second")
+    click.echo(f"{shown(target)}: {done.done} frames{resumed}, {fps:.1f} a second, {model}")
