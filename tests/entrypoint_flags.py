@@ -10,6 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ENTRYPOINT = ROOT / "deploy" / "container" / "entrypoint.sh"
 
+KEY = "0123456789abcdef0123456789abcdef"
+NEWER = {"http-max-input-size", "allow-client-shm"}  # than the release this server is of
+# Given to TritonServer otherwise, or free ports of this machine in their place.
+OWN = {"model-repository", "exit-timeout-secs"} | {
+    f"{service}-{what}" for service in ("grpc", "http", "metrics") for what in ("port", "address")
+}
+
 
 def known_flags() -> set[str]:
     """Return the flags that tritonserver knows, without dashes; the file tells the source."""

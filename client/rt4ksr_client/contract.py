@@ -19,6 +19,7 @@ __all__ = [
     "CHANNELS",
     "DEFAULT_MODELS",
     "INPUT_NAME",
+    "MAX_INPUT_PX",
     "MODELS",
     "OUTPUT_NAME",
     "SIZE_MULTIPLE_PX",
@@ -37,6 +38,10 @@ CHANNELS: Final = 3
 SIZE_MULTIPLE_PX: Final = 2
 """H and W must be multiples of this: the network starts with a pixel-unshuffle by 2."""
 
+MAX_INPUT_PX: Final = 3840 * 3840
+"""Most pixels (H times W) a server takes in one frame: a 4K picture, either way up. The client
+sends larger ones in tiles."""
+
 
 Content = Literal["any", "jpeg", "video"]
 """``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
@@ -49,8 +54,11 @@ class Parameter:
     SIZE_MULTIPLE: Final = "size_multiple"
     HALO: Final = "halo_px"
     """Even margin of input pixels around a tile that makes tiling exact."""
+    MAX_INPUT_PX: Final = "max_input_px"
     WEIGHTS_SHA256: Final = "weights_sha256"
     PROJECT_VERSION: Final = "project_version"
+    FILE_SHA256: Final = "sha256:"
+    """Followed by the name of a file of the model: its SHA-256, in hexadecimal."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A server for the time of one call: the only place of the client that knows the server package."""
+"""A server for the time of one call, and what it would serve.
+
+The only place of the client that knows the server package.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from rt4ksr_client.contract import Parameter
 from rt4ksr_client.errors import MissingExtraError
 
-__all__ = ["local_server"]
+__all__ = ["local_server", "shipped_weights"]
 
 
 @contextmanager
@@ -35,3 +42,14 @@ def local_server(model_repository: Path | None = None, models: Sequence[str] = (
     there = [name for name in models if (repository / name).is_dir()]
     with TritonServer(repository, models=there) as server:
         yield server.grpc_url
+
+
+def shipped_weights() -> dict[str, str]:
+    """Return the SHA-256 of the weights of each model that came with this package, by model."""
+    from rt4ksr_server.options import shipped_repository
+
+    configs = [
+        text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        for path in sorted(shipped_repository().glob("*/config.pbtxt"))
+    ]
+    return {c.name: c.parameters[Parameter.WEIGHTS_SHA256].string_value for c in configs}

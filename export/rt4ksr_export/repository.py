@@ -13,6 +13,7 @@ import onnx
 
 import rt4ksr_client
 from rt4ksr_client.contract import (
+    MAX_INPUT_PX,
     SIZE_MULTIPLE_PX,
     ModelSpec,
     Parameter,
@@ -93,12 +94,11 @@ def export_model(
 
 def model_files(network: RT4KSR, spec: ModelSpec) -> dict[str, bytes]:
     """Return what is in the model's folder, by path; the same weights give the same bytes."""
-    graphs = {
-        f"{VERSION}/{GRAPHS[precision]}": _content(graph)
-        for precision, graph in _graphs(network).items()
-    }
-    configs = config_texts(spec, model_parameters(network))
-    return graphs | {place: text.encode() for place, text in configs.items()}
+    graphs = {GRAPHS[p]: _content(graph) for p, graph in _graphs(network).items()}
+    hashes = {Parameter.FILE_SHA256 + name: sha256(content) for name, content in graphs.items()}
+    configs = config_texts(spec, model_parameters(network) | hashes)
+    files = {f"{VERSION}/{name}": content for name, content in graphs.items()}
+    return files | {place: text.encode() for place, text in configs.items()}
 
 
 def _graphs(network: RT4KSR) -> dict[Precision, onnx.ModelProto]:
@@ -112,6 +112,7 @@ def model_parameters(network: RT4KSR) -> dict[str, str]:
         Parameter.SCALE: str(network.architecture.scale),
         Parameter.SIZE_MULTIPLE: str(SIZE_MULTIPLE_PX),
         Parameter.HALO: str(network.architecture.halo_px),
+        Parameter.MAX_INPUT_PX: str(MAX_INPUT_PX),
         Parameter.WEIGHTS_SHA256: weights_sha256(network),
         Parameter.PROJECT_VERSION: rt4ksr_client.__version__,
     }

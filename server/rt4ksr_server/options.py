@@ -10,13 +10,14 @@ from typing import Final
 
 from rt4ksr_client.errors import ServerStartError
 
-__all__ = ["SERVICES", "ServerOptions", "default_repository"]
+__all__ = ["SERVICES", "ServerOptions", "default_repository", "shipped_repository"]
 
 SERVICES: Final = ("grpc", "http", "metrics")
 
 # One 1080p frame and its 4K answer take 31.1 MB of a model instance's shared memory region. It
 # starts this large and grows by as much; two such regions still fit in Docker's 64 MB /dev/shm.
 _REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
+_REPOSITORY: Final = "model_repository"
 _OWN_FLAGS: Final = frozenset(
     ["--model-repository", "--model-store", "--exit-timeout-secs", "--id"]
     + [f"--{word}-{what}" for word in SERVICES for what in ("port", "address")]
@@ -97,7 +98,12 @@ def _check_repository(path: Path) -> None:
 
 def default_repository() -> Path:
     """Return ``model_repository`` in the current folder, else the one this project ships."""
-    name = "model_repository"
+    here = Path(_REPOSITORY)
+    return here if here.is_dir() else shipped_repository()
+
+
+def shipped_repository() -> Path:
+    """Return the ``model_repository`` that came with this package, installed or in a checkout."""
     package = Path(__file__).parent
-    candidates = [Path(name), package / name, package.parents[1] / name]  # installed, checkout
-    return next((path for path in candidates if path.is_dir()), Path(name))
+    installed, checkout = package / _REPOSITORY, package.parents[1] / _REPOSITORY
+    return installed if installed.is_dir() else checkout

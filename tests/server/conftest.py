@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from entrypoint_flags import KEY, NEWER, OWN, container_flags
 from nearest_models import nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
@@ -40,6 +41,19 @@ def nearest_repository(tmp_path_factory: pytest.TempPathFactory) -> RepositoryFa
 def nearest_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServer]:
     """A running server with the default model of each scale, shared by all tests."""
     with TritonServer(nearest_repository()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def production(
+    nearest_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """A running server with the flags of the container, and ``entrypoint_flags.KEY``."""
+    folder = tmp_path_factory.mktemp("entrypoint")
+    (folder / "key").write_text(KEY)
+    flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
+    extra = [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
+    with TritonServer(nearest_repository(), extra_args=extra) as server:
         yield server
 
 

@@ -72,6 +72,7 @@ def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2
         Parameter.SCALE: spec.scale,
         Parameter.SIZE_MULTIPLE: contract.SIZE_MULTIPLE_PX,
         Parameter.HALO: 16,
+        Parameter.MAX_INPUT_PX: contract.MAX_INPUT_PX,
         Parameter.WEIGHTS_SHA256: hashlib.sha256(spec.name.encode()).hexdigest(),
         Parameter.PROJECT_VERSION: __version__,
     }

@@ -6,13 +6,12 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from entrypoint_flags import container_flags
+from entrypoint_flags import KEY
 from monitoring_files import selectors
 from tritonclient.grpc import service_pb2
 
@@ -23,29 +22,11 @@ from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
 
-KEY = "0123456789abcdef0123456789abcdef"
-NEWER = {"http-max-input-size", "allow-client-shm"}  # than the release this server is of
-# Given to TritonServer otherwise, or free ports of this machine in their place.
-OWN = {"model-repository", "exit-timeout-secs"} | {
-    f"{service}-{what}" for service in ("grpc", "http", "metrics") for what in ("port", "address")
-}
 # There where Triton sees a GPU: docs/user_guide/metrics.md of triton-inference-server/server.
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 PROMETHEUS_LABELS = {"job", "instance", "namespace", "pod"}  # what it adds when it scrapes
 
 Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def production(
-    nearest_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonServer]:
-    folder = tmp_path_factory.mktemp("entrypoint")
-    (folder / "key").write_text(KEY)
-    flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
-    extra = [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
-    with TritonServer(nearest_repository(), extra_args=extra) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,10 @@ def _misspell_threads(config: Config) -> None:
     config.parameters["intra_op_thread_count"].string_value = "two"
 
 
+def _expect_another_file(config: Config) -> None:
+    config.parameters["sha256:model.onnx"].string_value = "0" * 64
+
+
 def _miss_the_file(config: Config) -> None:
     config.default_model_filename = "other.onnx"
 
@@ -134,6 +138,7 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
     "channels": (_free_the_channels, "config has dims [-1, -1, -1, -1], the graph [-1, -1, -1, 3]"),
     "rank": (_drop_a_dimension, "config has dims [-1, -1, 3], the graph [-1, -1, -1, 3]"),
     "threads": (_misspell_threads, "intra_op_thread_count: 'two' is not an integer"),
+    "hash": (_expect_another_file, "model.onnx was changed: its SHA-256 is"),
     "file": (_miss_the_file, "other.onnx"),
 }
 

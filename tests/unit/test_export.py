@@ -167,7 +167,7 @@ def test_the_authors_checkpoints_pass_verification(
 ) -> None:
     network = load_network(authors_checkpoint)
 
-    full, half = export_model(network, DEFAULT_MODELS[network.architecture.scale], tmp_path)
+    full, half, _ = export_model(network, DEFAULT_MODELS[network.architecture.scale], tmp_path)
 
     assert full.raw < 1e-4
     assert full.levels <= 1

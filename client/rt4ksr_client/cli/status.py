@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rt4ksr_client.cli.options import ServerChoice, print_json, server_options
+from rt4ksr_client.local import shipped_weights
 from rt4ksr_client.status import ModelStatus, ServerStatus
 
 _PIPED_WIDTH = 160
@@ -20,7 +21,11 @@ _PIPED_WIDTH = 160
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 @server_options
 def status(as_json: bool, server: ServerChoice) -> None:
-    """Show the server, its models, their work so far, and the transport in use."""
+    """Show the server, its models, their work so far, and the transport in use.
+
+    Whether a model's weights are those that came with this package is told by their SHA-256, which
+    the export wrote into the model's configuration.
+    """
     with server.upscaler(None) as upscaler:
         found = upscaler.status()
         transport, reason = upscaler.transport_name, upscaler.transport_reason
@@ -38,16 +43,17 @@ def status(as_json: bool, server: ServerChoice) -> None:
 
 def _table(found: ServerStatus) -> Table:
     table = Table(box=SIMPLE)
-    for name in ("model", "version", "scale", "backend", "state"):
+    for name in ("model", "version", "scale", "weights", "backend", "state"):
         table.add_column(name)
     for name in ("answered", "failed", "queue ms", "network ms"):
         table.add_column(name, justify="right")
+    shipped = shipped_weights()
     for model in found.models:
-        table.add_row(*_row(model))
+        table.add_row(*_row(model, shipped.get(model.name)))
     return table
 
 
-def _row(model: ModelStatus) -> tuple[Any, ...]:
+def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[Any, ...]:
     served, done = model.served, model.statistics
     state = "ready" if model.ready else f"not ready {model.reason}".strip()
     counts = ("", "", "", "")
@@ -55,4 +61,8 @@ def _row(model: ModelStatus) -> tuple[Any, ...]:
         times = (f"{done.queue_ms:.1f}", f"{done.infer_ms:.1f}")
         counts = (str(done.answered), str(done.failed), *times)
     scale = f"x{served.scale}" if served else "not of this project"
-    return model.name, model.version, scale, model.backend, state, *counts
+    weights = ""
+    if served is not None:
+        ours = served.weights_sha256 == shipped_sha256
+        weights = "as shipped" if ours else f"other: {served.weights_sha256[:8]}"
+    return model.name, model.version, scale, weights, model.backend, state, *counts

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
-from rt4ksr_client.contract import CHANNELS, INPUT_NAME, SIZE_MULTIPLE_PX, ModelSpec
+from rt4ksr_client.contract import CHANNELS, INPUT_NAME, MAX_INPUT_PX, SIZE_MULTIPLE_PX, ModelSpec
 
 __all__ = ["MAX_BATCH_SIZE", "MAX_SIDE_PX", "Profile"]
 
@@ -15,7 +16,7 @@ MAX_BATCH_SIZE: Final = 2
 """Of every configuration. One 4K frame fills a GPU; a second one hides the time between launches.
 Triton's TensorRT backend reserves memory for this many frames of the largest size."""
 
-MAX_SIDE_PX: Final = 3840
+MAX_SIDE_PX: Final = math.isqrt(MAX_INPUT_PX)
 """Of a frame in a plan, either way up: a 4K picture goes in in one piece. Two of them enlarged
 three times are 8e8 values, within the 2^31 that TensorRT allows a tensor."""
 

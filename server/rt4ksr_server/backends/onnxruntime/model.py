@@ -6,8 +6,10 @@ here loads in NVIDIA's container too. It runs inside Triton's Python stub, which
 Runtime but not this project.
 
 Honoured from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
-``KIND_AUTO`` and ``KIND_CPU``, the parameters ``intra_op_thread_count`` and
-``inter_op_thread_count``. Execution accelerators for a GPU are passed over.
+``KIND_AUTO`` and ``KIND_CPU``, the parameters ``intra_op_thread_count``,
+``inter_op_thread_count``, ``max_input_px`` (of a frame; a larger one is refused) and
+``sha256:FILE`` (a model file of another hash is not loaded). Execution accelerators for a GPU are
+passed over.
 
 Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
 output into memory it keeps between runs, and the stub copies it once, into shared memory.
@@ -15,6 +17,7 @@ output into memory it keeps between runs, and the stub copies it once, into shar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -90,7 +93,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         version_folder = Path(args["model_repository"]) / args["model_version"]
         path = version_folder / (config.get("default_model_filename") or "model.onnx")
+        _check_hash(path, _parameter(config, f"sha256:{path.name}"))
         self._session = _open_session(path, _session_options(config))
+        self._max_input_px = _whole_number(config, "max_input_px")
         self._may_stack = int(config["max_batch_size"]) > 0
         _check_instances(config)
         _check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
@@ -135,11 +140,20 @@ class TritonPythonModel:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         if not all(array.size for array in arrays.values()):
             raise _RefusedError(f"{shapes} cannot be run: it is empty")
+        if self._max_input_px and any(_frame_px(a) > self._max_input_px for a in arrays.values()):
+            raise _RefusedError(
+                f"{shapes} cannot be run: more than {self._max_input_px} pixels a frame"
+            )
         try:
             outputs: Sequence[Array] = self._session.run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
             raise _RefusedError(f"{shapes} cannot be run: {_reason(error)}") from error
         return outputs
+
+
+def _frame_px(array: Array) -> int:
+    """Return H times W of an array ``(N, H, W, C)``."""
+    return int(np.prod(array.shape[1:3], dtype=np.int64))
 
 
 def _reason(error: Exception) -> str:
@@ -157,8 +171,8 @@ def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSessi
 def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ORT_FATAL
-    options.intra_op_num_threads = _thread_count(config, "intra_op_thread_count")
-    options.inter_op_num_threads = _thread_count(config, "inter_op_thread_count")
+    options.intra_op_num_threads = _whole_number(config, "intra_op_thread_count")
+    options.inter_op_num_threads = _whole_number(config, "inter_op_thread_count")
     if not options.intra_op_num_threads:
         # Left to itself, each instance would start as many threads as there are cores.
         instances = sum(group["count"] for group in config["instance_group"])
@@ -166,9 +180,23 @@ def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
     return options
 
 
-def _thread_count(config: dict[str, Any], key: str) -> int:
+def _parameter(config: dict[str, Any], key: str) -> str:
+    text: str = config.get("parameters", {}).get(key, {}).get("string_value", "")
+    return text
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one the config was written for."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if expected and path.is_file() else ""
+    if found != expected and path.is_file():
+        raise pb_utils.TritonModelException(
+            f"{path} was changed: its SHA-256 is {found}, config.pbtxt has {expected}"
+        )
+
+
+def _whole_number(config: dict[str, Any], key: str) -> int:
     """Return the parameter's value, or 0 where it is missing or asks for the default."""
-    text = config.get("parameters", {}).get(key, {}).get("string_value", "0")
+    text = _parameter(config, key) or "0"
     try:
         return max(0, int(text))
     except ValueError:
