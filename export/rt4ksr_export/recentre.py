@@ -29,7 +29,7 @@ from rt4ksr_export.network import UNSHUFFLE, FusedBlock, FusedRT4KSR
 
 __all__ = ["REMAINDER", "recentred"]
 
-REMAINDER: Final = 0.25
+REMAINDER: Final = 0.3
 """:math:`\\tau`: the less remains of the constants, the larger the weights that make up for it."""
 
 _GRID: Final = 1024.0
