@@ -91,6 +91,7 @@ def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
 MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
+    ModelSpec("rt4ksr_x2_jpeg", 2, input_width_px=1920, input_height_px=1080, content="jpeg"),
     ModelSpec("rt4ksr_x3_jpeg", 3, input_width_px=1280, input_height_px=720, content="jpeg"),
     ModelSpec("rt4ksr_x2_video", 2, input_width_px=1920, input_height_px=1080, content="video"),
     ModelSpec("rt4ksr_x3_video", 3, input_width_px=1280, input_height_px=720, content="video"),
