@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from videos import make_video
 
 from rt4ksr_client.cli.compare import compare
 from rt4ksr_client.cli.status import status
 from rt4ksr_client.cli.upscale import upscale
-from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.cli.video import video
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
 from rt4ksr_client.errors import MissingExtraError, ServerError
 from rt4ksr_client.local import local_server
 from rt4ksr_server import TritonServer
@@ -75,6 +77,24 @@ def test_local_starts_a_server_for_one_call(
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "a_4k.png") as large:
         assert large.size == (32, 24)
+
+
+def test_video_takes_the_model_for_video_where_the_server_has_it(
+    nearest_repository: Callable[..., Path], nearest_server: TritonServer, tmp_path: Path
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=2)
+
+    def taken(server: TritonServer, *options: str) -> str:
+        arguments = [str(source), "-o", str(tmp_path / "out.mp4"), "--json", *options]
+        result = CliRunner().invoke(video, [*arguments, "--url", server.grpc_url])
+        assert result.exit_code == 0, result.output
+        return str(json.loads(result.stdout)["model"])
+
+    both = [MODELS["rt4ksr_x2"], MODELS["rt4ksr_x2_video"]]
+    with TritonServer(nearest_repository(both)) as server:
+        assert taken(server) == "rt4ksr_x2_video"
+        assert taken(server, "--model", "rt4ksr_x2") == "rt4ksr_x2"
+    assert taken(nearest_server) == "rt4ksr_x2"
 
 
 def test_local_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
