@@ -44,8 +44,9 @@ _SIZE_TAGS: Final = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
 
 def upright(image: Image.Image) -> Image.Image:
     """Return the picture turned as its EXIF orientation says, without that tag."""
-    turned = ImageOps.exif_transpose(image)
-    return image if turned is None else turned
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image  # itself: a copy would not know its format
+    return ImageOps.exif_transpose(image)
 
 
 def collect(image: Image.Image) -> dict[str, Any]:

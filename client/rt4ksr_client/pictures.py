@@ -126,7 +126,8 @@ def _halved(values: Floats) -> Floats:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    # A 16-bit PGM, and a 16-bit gray PNG in some releases of Pillow, opens as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         warn("16 bits a channel: upscaled and written with 8")
         values = np.asarray(image).astype(np.float32)
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))

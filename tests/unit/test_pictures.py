@@ -167,6 +167,19 @@ def described() -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize("white", [1023, 65535])
+def test_a_gray_file_of_10_or_16_bits_becomes_8_and_says_so(white: int) -> None:
+    values = np.linspace(0, white, 64).round().astype(">u2").reshape(8, 8)
+    file = io.BytesIO(b"P5 8 8 %d\n" % white + values.tobytes())
+
+    with pytest.warns(PictureWarning, match="16 bits"):
+        parts = split(files.decode(file, "deep.pgm"))
+
+    expected = np.rint(values.astype(float) * 255 / white)
+    assert parts.gray
+    assert np.abs(parts.frame[:, :, 0] - expected).max() <= 1
+
+
 KEPT_BY = {
     "JPEG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
     "PNG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
