@@ -207,8 +207,11 @@ def test_a_server_that_comes_back_is_an_outage_with_its_length(
         assert started.wait(60) == 1
 
     result = read_result(tmp_path)
-    assert len(result.outages) == 1
-    assert result.outages[0].length_s == pytest.approx(back_s - gone_s, abs=3)
+    # One of the two users may be answered while the other's connection is still on its way.
+    first, last = result.outages[0], result.outages[-1]
+    assert len(result.outages) <= 2
+    gone_for_s = last.start_s + last.length_s - first.start_s
+    assert gone_for_s == pytest.approx(back_s - gone_s, abs=3)
     assert result.totals.failures["unreachable"] > 0
     assert result.intervals[-1].goodput_fps > 0 or result.intervals[-2].goodput_fps > 0
 
