@@ -32,6 +32,7 @@ export: $(VENV)/.dev ## Make model_repository/ again from the shipped weights
 bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python benchmarks/graph_forms.py
+	$(BIN)/python benchmarks/cpu_configs.py
 	$(BIN)/python benchmarks/client_stages.py
 	$(BIN)/python benchmarks/client_transport.py
 	$(BIN)/python benchmarks/loadtest_peer.py
