@@ -79,6 +79,19 @@ def test_local_starts_a_server_for_one_call(
         assert large.size == (32, 24)
 
 
+def test_status_of_a_local_server_has_every_model_of_the_repository(
+    nearest_repository: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [MODELS["rt4ksr_x2"], MODELS["rt4ksr_x2_video"]]
+    nearest_repository(both).rename(tmp_path / "model_repository")
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(status, ["--local", "--json"])
+
+    ready = {model["name"] for model in json.loads(result.stdout)["models"] if model["ready"]}
+    assert ready == {"rt4ksr_x2", "rt4ksr_x2_video"}
+
+
 def test_video_takes_the_model_for_video_where_the_server_has_it(
     nearest_repository: Callable[..., Path], nearest_server: TritonServer, tmp_path: Path
 ) -> None:

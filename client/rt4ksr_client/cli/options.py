@@ -67,6 +67,13 @@ class ServerChoice:
                 yield upscaler
 
     @contextmanager
+    def observer(self) -> Iterator[Upscaler]:
+        """Yield an upscaler to ask the server things; with ``--local`` it runs every model."""
+        name = self.model or DEFAULT_MODELS[DEFAULT_SCALE].name
+        with self.address() as url, self._opened(url, None, name) as upscaler:
+            yield upscaler
+
+    @contextmanager
     def models(self, scale: int | None, *, any_scale: bool) -> Iterator[Models]:
         """Yield the model that was asked for; if none was and ``any_scale``, every scale's."""
         if self.model:

@@ -26,7 +26,7 @@ def status(as_json: bool, server: ServerChoice) -> None:
     Whether a model's weights are those that came with this package is told by their SHA-256, which
     the export wrote into the model's configuration.
     """
-    with server.upscaler(None) as upscaler:
+    with server.observer() as upscaler:
         found = upscaler.status()
         transport, reason = upscaler.transport_name, upscaler.transport_reason
     if as_json:
@@ -60,7 +60,7 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[Any, ...]:
     if done is not None:
         times = (f"{done.queue_ms:.1f}", f"{done.infer_ms:.1f}")
         counts = (str(done.answered), str(done.failed), *times)
-    scale = f"x{served.scale}" if served else "not of this project"
+    scale = f"x{served.scale}" if served else "not of this project" if model.ready else ""
     weights = ""
     if served is not None:
         ours = served.weights_sha256 == shipped_sha256
