@@ -133,7 +133,10 @@ def reference(server: TritonServer, name: str) -> str:
         return "-"
     if not nvidia.is_installed():
         return "not installed"
-    found = nvidia.perf_analyzer(server, SPEC, name, IN_FLIGHT)
+    try:
+        found = nvidia.perf_analyzer(server, SPEC, name, IN_FLIGHT)
+    except RuntimeError:
+        return "found no steady state"
     return f"{found.per_s:.1f}"
 
 
