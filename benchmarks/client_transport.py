@@ -135,8 +135,9 @@ def reference(server: TritonServer, name: str) -> str:
         return "not installed"
     try:
         found = nvidia.perf_analyzer(server, SPEC, name, IN_FLIGHT)
-    except RuntimeError:
-        return "found no steady state"
+    except RuntimeError as failed:
+        print(failed, file=sys.stderr)
+        return "failed, see above"
     return f"{found.per_s:.1f}"
 
 
