@@ -85,8 +85,8 @@ def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -
     clock = _Clock(times)
     image = open_picture(SOURCE)
     clock.lap("decode")
-    parts = split(image)
-    batch = to_batch(parts.frame, multiple)
+    frame, surroundings = split(image)
+    batch = to_batch(frame, multiple)
     clock.lap("prepare")
     before_ms = _server_ms(asking)
     clock.lap("")
@@ -95,8 +95,8 @@ def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -
     times["server"] = _server_ms(asking) - before_ms
     times["wire"] -= times["server"]
     clock.lap("")
-    height, width, _ = parts.frame.shape
-    upscaled = join(parts, from_batch(answer, height * SPEC.scale, width * SPEC.scale))
+    height, width, _ = frame.shape
+    upscaled = join(from_batch(answer, height * SPEC.scale, width * SPEC.scale), surroundings)
     clock.lap("finish")
     for suffix in FORMATS:
         save_picture(upscaled, folder / f"out.{suffix}")

@@ -6,6 +6,13 @@ client and the tests. It needs nothing but the standard library.
 Request ``image``: UINT8, shape ``(N, H, W, 3)``, RGB, H and W multiples of
 :data:`SIZE_MULTIPLE_PX`. Response ``upscaled``: UINT8, shape ``(N, s*H, s*W, 3)``, RGB.
 All arithmetic between the two (scaling to [0, 1], clipping, rounding half to even) is the graph's.
+
+The image endpoint of such a model, an ensemble called :func:`image_endpoint`, takes and gives
+encoded pictures. Request ``picture``: BYTES, shape ``(N, 1)``, each a whole file in one of
+:data:`PICTURE_FORMATS`, all of the same size in pixels. Response ``upscaled_picture``: BYTES,
+``(N, 1)``. The request parameters of :class:`PictureParameter` say how the answer is encoded. In
+between are the stages :data:`DECODE_STAGE` and :data:`ENCODE_STAGE`, which hand on what surrounds
+the network as :data:`SIDECAR_NAME`, one for each picture.
 """
 
 from __future__ import annotations
@@ -13,20 +20,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 __all__ = [
     "CHANNELS",
+    "DECODE_STAGE",
     "DEFAULT_MODELS",
+    "DEFAULT_PICTURE_FORMAT",
+    "ENCODE_STAGE",
     "INPUT_NAME",
     "MAX_INPUT_PX",
+    "MAX_PICTURE_BYTES",
     "MODELS",
     "OUTPUT_NAME",
+    "PICTURE_DATATYPE",
+    "PICTURE_FORMATS",
+    "PICTURE_NAME",
+    "SIDECAR_NAME",
     "SIZE_MULTIPLE_PX",
+    "UPSCALED_PICTURE_NAME",
     "WIRE_DATATYPE",
     "Content",
     "ModelSpec",
     "Parameter",
+    "PictureFormat",
+    "PictureParameter",
+    "image_endpoint",
     "models_for",
 ]
 
@@ -42,6 +61,24 @@ MAX_INPUT_PX: Final = 3840 * 3840
 """Most pixels (H times W) a server takes in one frame: a 4K picture, either way up. The client
 sends larger ones in tiles."""
 
+
+PICTURE_NAME: Final = "picture"
+UPSCALED_PICTURE_NAME: Final = "upscaled_picture"
+SIDECAR_NAME: Final = "sidecar"
+PICTURE_DATATYPE: Final = "BYTES"
+
+DECODE_STAGE: Final = "rt4ksr_decode"
+"""The model ``picture`` -> ``image`` and ``sidecar``."""
+ENCODE_STAGE: Final = "rt4ksr_encode"
+"""The model ``upscaled`` and ``sidecar`` -> ``upscaled_picture``."""
+
+PictureFormat = Literal["jpeg", "png", "webp"]
+PICTURE_FORMATS: Final[tuple[PictureFormat, ...]] = get_args(PictureFormat)
+"""What the image endpoint reads and writes."""
+DEFAULT_PICTURE_FORMAT: Final[PictureFormat] = "jpeg"
+
+MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
+"""Largest file the image endpoint takes, in bytes: a photograph of :data:`MAX_INPUT_PX` as PNG."""
 
 Content = Literal["any", "jpeg", "video"]
 """``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
@@ -59,6 +96,19 @@ class Parameter:
     PROJECT_VERSION: Final = "project_version"
     FILE_SHA256: Final = "sha256:"
     """Followed by the name of a file of the model: its SHA-256, in hexadecimal."""
+    MAX_PICTURE_BYTES: Final = "max_picture_bytes"
+    DEFAULT_FORMAT: Final = "default_format"
+    DEFAULT_QUALITY: Final = "default_quality_"
+    """Followed by the name of a format that has a quality."""
+
+
+class PictureParameter:
+    """Keys of a request's ``parameters`` (or HTTP headers, in any case) to the image endpoint."""
+
+    FORMAT: Final = "format"
+    """One of :data:`PICTURE_FORMATS`: what the answer is to be."""
+    QUALITY: Final = "quality"
+    """1 to 100, of a JPEG or WebP."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +147,11 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x3_video", 3, input_width_px=1280, input_height_px=720, content="video"),
 )
 """Every model this project ships, by name."""
+
+
+def image_endpoint(model: str) -> str:
+    """Return the name of the ensemble that is ``model`` for encoded pictures."""
+    return f"{model}_image"
 
 
 def models_for(content: Content) -> Mapping[int, ModelSpec]:

@@ -153,8 +153,7 @@ def _sized(
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    parts = split(image)
-    return join(parts, parts.frame)
+    return join(*split(image))
 
 
 def _write(

@@ -66,10 +66,13 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         return metadata.upright(image)
 
 
-def decode(source: Path | IO[bytes], name: str) -> Image.Image:
+def decode(
+    source: Path | IO[bytes], name: str, *, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Read and decode the first frame, as it lies in the file; ``name`` is for messages.
 
-    More than 8 bits a channel that Pillow would cut without a word are said as a warning.
+    More than 8 bits a channel that Pillow would cut without a word are said as a warning. Only
+    ``formats``, by their names in Pillow, are tried; by default all.
 
     Raises:
         PictureError: as :func:`open_picture`.
@@ -79,7 +82,7 @@ def decode(source: Path | IO[bytes], name: str) -> Image.Image:
         # Pillow warns above its limit and refuses above twice of it; here the limit is the limit.
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = Image.open(source, formats=formats)
         deep = _is_cut_to_8_bits(image, source)
         image.load()
     if deep:

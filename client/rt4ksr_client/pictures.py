@@ -21,7 +21,7 @@ from rt4ksr_client import metadata
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 
-__all__ = ["PictureParts", "PictureWarning", "join", "split", "warn"]
+__all__ = ["PictureWarning", "Surroundings", "join", "split", "warn"]
 
 Floats = NDArray[np.float32]
 
@@ -33,24 +33,23 @@ class PictureWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class PictureParts:
-    """A picture taken apart: ``frame`` for the network, the rest to be scaled beside it.
+class Surroundings:
+    """What a picture has besides its colours: carried around the network.
 
-    ``frame``: uint8 ``(H, W, 3)``, RGB, not premultiplied; opaque everywhere.
-    ``alpha``: mode ``L`` of the same size, or None for an opaque picture.
+    ``alpha``: mode ``L`` of the picture's size, or None for an opaque picture.
     ``info``: what :func:`rt4ksr_client.metadata.collect` found.
     """
 
-    frame: Frame
     alpha: Image.Image | None
     gray: bool
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def split(image: Image.Image) -> PictureParts:
-    """Take a picture apart.
+def split(image: Image.Image) -> tuple[Frame, Surroundings]:
+    """Take a picture apart: a frame for the network, the rest to be scaled beside it.
 
-    16-bit gray becomes 8-bit, with a :class:`PictureWarning`.
+    The frame is uint8 ``(H, W, 3)``, RGB, not premultiplied; opaque everywhere. 16-bit gray
+    becomes 8-bit, with a :class:`PictureWarning`.
 
     Raises:
         PictureError: 32 bits a channel, without a pixel, or a mode that has no way to RGB.
@@ -66,20 +65,21 @@ def split(image: Image.Image) -> PictureParts:
     gray = eight_bit.mode in _GRAY_MODES
     try:
         if not eight_bit.has_transparency_data:
-            return PictureParts(np.asarray(eight_bit.convert("RGB")), None, gray, info)
+            rgb = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
+            return np.asarray(rgb), Surroundings(None, gray, info)
         rgba = eight_bit.convert("RGBA")
     except (ValueError, KeyError, TypeError) as exc:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {exc}") from exc
-    return PictureParts(_without_holes(rgba), rgba.getchannel("A"), gray, info)
+    return _without_holes(rgba), Surroundings(rgba.getchannel("A"), gray, info)
 
 
-def join(parts: PictureParts, upscaled: Frame) -> Image.Image:
-    """Put an upscaled frame and the parts it came with together again.
+def join(upscaled: Frame, surroundings: Surroundings) -> Image.Image:
+    """Put an upscaled frame and what surrounded it together again.
 
-    Returns mode ``RGB``, ``RGBA``, ``L`` or ``LA``, with ``info`` of the parts.
+    Returns mode ``RGB``, ``RGBA``, ``L`` or ``LA``, with ``info`` of the surroundings.
     """
-    image = _joined(parts, upscaled)
-    image.info.update(parts.info)
+    image = _joined(upscaled, surroundings)
+    image.info.update(surroundings.info)
     return image
 
 
@@ -88,12 +88,13 @@ def warn(message: str) -> None:
     warnings.warn(message, PictureWarning, stacklevel=3)
 
 
-def _joined(parts: PictureParts, upscaled: Frame) -> Image.Image:
+def _joined(upscaled: Frame, surroundings: Surroundings) -> Image.Image:
     image = Image.fromarray(upscaled)
-    if parts.alpha is not None:
-        image.putalpha(parts.alpha.resize(image.size, Image.Resampling.BICUBIC))
-    if parts.gray:
-        return image.convert("L" if parts.alpha is None else "LA")
+    alpha = surroundings.alpha
+    if alpha is not None:
+        image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
+    if surroundings.gray:
+        return image.convert("L" if alpha is None else "LA")
     return image
 
 

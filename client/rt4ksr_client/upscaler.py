@@ -181,8 +181,8 @@ class Upscaler:
     def _upscale(self, image: Any, cancellation: Cancellation | None) -> Any:
         if isinstance(image, np.ndarray):
             return self._upscale_frame(check_frame(image), cancellation)
-        parts = pictures.split(image)
-        return pictures.join(parts, self._upscale_frame(parts.frame, cancellation))
+        frame, surroundings = pictures.split(image)
+        return pictures.join(self._upscale_frame(frame, cancellation), surroundings)
 
     def _upscale_frame(self, frame: Frame, cancellation: Cancellation | None) -> Frame:
         served = self._served_model(cancellation)

@@ -17,10 +17,12 @@ from rt4ksr_client.contract import (
     SIZE_MULTIPLE_PX,
     ModelSpec,
     Parameter,
+    image_endpoint,
 )
 from rt4ksr_client.errors import ExportError
 from rt4ksr_export.checkpoint import weights_sha256
 from rt4ksr_export.config import HALF_GRAPH_NAME, PLAN_NAME, config_texts
+from rt4ksr_export.endpoint import endpoint_files, stage_files
 from rt4ksr_export.fuse import fuse
 from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR
@@ -72,7 +74,8 @@ def export_model(
 ) -> Agreements:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
-    An older model of that name is replaced only when the new one is complete.
+    Its image endpoint is written beside it, with the stages that all endpoints share. An older
+    model of that name is replaced only when the new one is complete.
 
     Raises:
         ExportError: the network has another scale, or the folder cannot be written.
@@ -89,6 +92,10 @@ def export_model(
     files = model_files(network, spec)
     plans, dropped = _plans(Path(repository) / spec.name / VERSION, files)
     _publish(files | plans, Path(repository), spec.name)
+    for stage, content in stage_files().items():
+        _publish(content, Path(repository), stage)
+    endpoint = endpoint_files(spec.name, model_parameters(network))
+    _publish(endpoint, Path(repository), image_endpoint(spec.name))
     return agreements._replace(dropped=dropped)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import ServerStartError
 
 __all__ = ["SERVICES", "ServerOptions", "default_repository", "shipped_repository"]
@@ -17,6 +18,8 @@ SERVICES: Final = ("grpc", "http", "metrics")
 # One 1080p frame and its 4K answer take 31.1 MB of a model instance's shared memory region. It
 # starts this large and grows by as much; two such regions still fit in Docker's 64 MB /dev/shm.
 _REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
+# What a request to the image endpoint may say in a header, where its body is the picture itself.
+_FORWARDED_HEADERS: Final = f"(?i)({PictureParameter.FORMAT}|{PictureParameter.QUALITY})"
 _REPOSITORY: Final = "model_repository"
 _OWN_FLAGS: Final = frozenset(
     ["--model-repository", "--model-store", "--exit-timeout-secs", "--id"]
@@ -75,6 +78,8 @@ class ServerOptions:
             f"--backend-config=python,shm-default-byte-size={_REGION_BYTES}",
             f"--backend-config=python,shm-growth-byte-size={_REGION_BYTES}",
         ]
+        if "http" in ports:
+            flags.append(f"--http-header-forward-pattern={_FORWARDED_HEADERS}")
         for service in SERVICES:
             if service in ports:
                 flags += [f"--{service}-address={self.host}", f"--{service}-port={ports[service]}"]

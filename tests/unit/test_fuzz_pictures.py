@@ -55,8 +55,7 @@ def read_all(data: bytes) -> int:
             else [image]
         )
         for shot in shots:
-            parts = split(shot)
-            files.encode([join(parts, parts.frame)], io.BytesIO(), "PNG")
+            files.encode([join(*split(shot))], io.BytesIO(), "PNG")
     return len(shots)
 
 

@@ -20,8 +20,8 @@ def doubled(frame: Frame) -> Frame:
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    parts = split(image)
-    return join(parts, doubled(parts.frame))
+    frame, surroundings = split(image)
+    return join(doubled(frame), surroundings)
 
 
 def noise(mode: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
@@ -93,9 +93,9 @@ def test_16_bit_gray_is_rounded_to_8_with_a_word() -> None:
     values = np.array([[0, 128, 129], [257, 32768, 65535]], dtype=np.uint16)
 
     with pytest.warns(PictureWarning, match="16 bits"):
-        parts = split(Image.fromarray(values))
+        frame, _ = split(Image.fromarray(values))
 
-    assert parts.frame[:, :, 0].tolist() == [[0, 0, 1], [1, 128, 255]]
+    assert frame[:, :, 0].tolist() == [[0, 0, 1], [1, 128, 255]]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -173,11 +173,11 @@ def test_a_gray_file_of_10_or_16_bits_becomes_8_and_says_so(white: int) -> None:
     file = io.BytesIO(b"P5 8 8 %d\n" % white + values.tobytes())
 
     with pytest.warns(PictureWarning, match="16 bits"):
-        parts = split(files.decode(file, "deep.pgm"))
+        frame, surroundings = split(files.decode(file, "deep.pgm"))
 
     expected = np.rint(values.astype(float) * 255 / white)
-    assert parts.gray
-    assert np.abs(parts.frame[:, :, 0] - expected).max() <= 1
+    assert surroundings.gray
+    assert np.abs(frame[:, :, 0] - expected).max() <= 1
 
 
 KEPT_BY = {
