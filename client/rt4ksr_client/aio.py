@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pipeline import check_in_flight
 from rt4ksr_client.status import ServerStatus
 from rt4ksr_client.tiling import MAX_REQUEST_PX
-from rt4ksr_client.transports import ServedModel, TransportName
+from rt4ksr_client.transports import ServedModel, TransportName, WireName
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class AsyncUpscaler:
         scale: int | None = None,
         model: str | None = None,
         transport: TransportName = "auto",
+        wire: WireName = "raw",
+        wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = MAX_REQUEST_PX,
     ) -> None:
@@ -55,6 +58,8 @@ class AsyncUpscaler:
             scale=scale,
             model=model,
             transport=transport,
+            wire=wire,
+            wire_format=wire_format,
             timeout_s=timeout_s,
             max_request_px=max_request_px,
         )
@@ -91,6 +96,16 @@ class AsyncUpscaler:
     def transport_reason(self) -> Awaitable[str]:
         """See :attr:`Upscaler.transport_reason`; to be awaited."""
         return self._run(lambda _: self._upscaler.transport_reason)
+
+    @property
+    def wire_name(self) -> Awaitable[str]:
+        """See :attr:`Upscaler.wire_name`; to be awaited."""
+        return self._run(lambda _: self._upscaler.wire_name)
+
+    @property
+    def wire_reason(self) -> Awaitable[str]:
+        """See :attr:`Upscaler.wire_reason`; to be awaited."""
+        return self._run(lambda _: self._upscaler.wire_reason)
 
     async def status(self) -> ServerStatus:
         """See :meth:`Upscaler.status`."""

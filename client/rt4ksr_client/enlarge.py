@@ -29,12 +29,16 @@ STREAM = Path("-")
 
 @dataclass(frozen=True)
 class Settings:
-    """What becomes of each picture. ``format_name`` None: by the target's suffix."""
+    """What becomes of each picture. ``format_name`` None: by the target's suffix.
+
+    ``max_px``: larger sources are refused; None leaves it to Pillow's own limit.
+    """
 
     box: sizing.Box | None = None
     format_name: str | None = None
     quality: int | None = None
     strip_metadata: bool = False
+    max_px: int | None = None
 
     def format_for(self, target: Path) -> str:
         """Return the format to write ``target`` in."""
@@ -83,7 +87,7 @@ def enlarge(
     format_name = settings.format_for(target)
     done = Enlarged(str(source), str(target))
     with done.timed("decode"):
-        image = _decoded(source)
+        image = _decoded(source, settings.max_px)
     upscale = partial(_sized, models=models, box=settings.box, cancellation=cancellation, done=done)
     with image:  # an animation is read as it goes
         shots, durations_ms = _upscaled(image, str(source), format_name, upscale, done)
@@ -97,10 +101,10 @@ def enlarge(
     return done
 
 
-def _decoded(source: Path) -> Image.Image:
+def _decoded(source: Path, max_px: int | None) -> Image.Image:
     if source != STREAM:
-        return files.decode(source, str(source))
-    return files.decode(io.BytesIO(sys.stdin.buffer.read()), "standard input")
+        return files.decode(source, str(source), max_px=max_px)
+    return files.decode(io.BytesIO(sys.stdin.buffer.read()), "standard input", max_px=max_px)
 
 
 def _upscaled(

@@ -67,12 +67,17 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode(
-    source: Path | IO[bytes], name: str, *, formats: tuple[str, ...] | None = None
+    source: Path | IO[bytes],
+    name: str,
+    *,
+    formats: tuple[str, ...] | None = None,
+    max_px: int | None = None,
 ) -> Image.Image:
     """Read and decode the first frame, as it lies in the file; ``name`` is for messages.
 
     More than 8 bits a channel that Pillow would cut without a word are said as a warning. Only
-    ``formats``, by their names in Pillow, are tried; by default all.
+    ``formats``, by their names in Pillow, are tried; by default all. More than ``max_px`` pixels
+    are refused before they are decoded.
 
     Raises:
         PictureError: as :func:`open_picture`.
@@ -83,6 +88,11 @@ def decode(
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=formats)
+        if max_px is not None and image.width * image.height > max_px:
+            raise PictureError(
+                f"{name}: refused as too large: {image.width}x{image.height} is more than "
+                f"{max_px} pixels"
+            )
         deep = _is_cut_to_8_bits(image, source)
         image.load()
     if deep:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from rt4ksr_client.contract import Parameter
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.transports import Question, ServedModel, Transport
 
-__all__ = ["ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
+__all__ = ["ModelKind", "ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,20 @@ class ModelStatistics:
         )
 
 
+ModelKind = Literal["network", "endpoint", "stage", "unknown"]
+"""A network takes frames, an endpoint takes encoded pictures, a stage is a part of endpoints.
+Unknown: not rt4ksr-triton's, or not ready."""
+
+
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model of the server; ``served`` is None for one that is not rt4ksr-triton's."""
+    """One model of the server; ``served`` is None for all but networks."""
 
     name: str
     version: str
     ready: bool
     reason: str
+    kind: ModelKind
     backend: str
     served: ServedModel | None
     statistics: ModelStatistics | None
@@ -114,15 +121,23 @@ def _model_status(
     ready = row.get("state") == "READY"
     config = transport.ask(Question.CONFIG, name, timeout_s=timeout_s) if ready else {}
     counts = statistics.get((name, version))
+    served = _served_model(config)
     return ModelStatus(
         name=name,
         version=version,
         ready=ready,
         reason=row.get("reason", ""),
+        kind="network" if served else _kind_beside_networks(config),
         backend=config.get("backend", ""),
-        served=_served_model(config),
+        served=served,
         statistics=None if counts is None else ModelStatistics.from_json(counts),
     )
+
+
+def _kind_beside_networks(config: dict[str, Any]) -> ModelKind:
+    if Parameter.PROJECT_VERSION not in config.get("parameters", {}):
+        return "unknown"
+    return "endpoint" if config.get("ensemble_scheduling") else "stage"
 
 
 def _served_model(config: dict[str, Any]) -> ServedModel | None:

@@ -12,14 +12,14 @@ from PIL import Image
 
 from rt4ksr_client import pictures
 from rt4ksr_client.calls import Cancellation, Deadline
-from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS, DEFAULT_PICTURE_FORMAT, PictureFormat
 from rt4ksr_client.errors import WrongScaleError
 from rt4ksr_client.frames import Frame, check_frame, from_batch, to_batch
 from rt4ksr_client.pipeline import check_in_flight, in_order
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.status import ServerStatus, read_status
 from rt4ksr_client.tiling import MAX_REQUEST_PX, upscale_in_tiles
-from rt4ksr_client.transports import ServedModel, TransportName, open_transport
+from rt4ksr_client.transports import ServedModel, TransportName, WireName, open_transport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,11 +50,17 @@ class Upscaler:
         model: a model's name instead; with ``scale`` too, the two are checked against each other.
         transport: ``auto`` (shared memory where the server can map it, else what the address
             says), ``grpc``, ``http``, ``shm`` or ``cuda_shm``.
+        wire: ``raw``: frames travel as they are. ``encoded``: as pictures, both ways, over gRPC or
+            HTTP. ``auto``: raw in shared memory; elsewhere the link is measured at the first call,
+            and frames are encoded where that is faster than sending them raw.
+        wire_format: of frames that travel encoded: ``jpeg`` (quality 95) or ``webp`` (90), both
+            with a loss, or ``png``, exact and slow.
         timeout_s: deadline of every request with all its attempts, in seconds.
         max_request_px: largest picture sent in one piece, in pixels before upscaling.
 
     Raises:
-        ValueError: a malformed address, a scale no model has, a number that is not positive.
+        ValueError: a malformed address, a scale no model has, a number that is not positive, a
+            transport or wire that is unknown or does not go with the rest.
 
     """
 
@@ -65,6 +71,8 @@ class Upscaler:
         scale: int | None = None,
         model: str | None = None,
         transport: TransportName = "auto",
+        wire: WireName = "raw",
+        wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = MAX_REQUEST_PX,
     ) -> None:
@@ -79,7 +87,7 @@ class Upscaler:
         self._timeout_s = timeout_s
         self._max_request_px = max_request_px
         self._retries = Retries()
-        self._transport = open_transport(url, transport)
+        self._transport = open_transport(url, transport, wire, wire_format)
         self._served: ServedModel | None = None
 
     def __enter__(self) -> Self:
@@ -124,6 +132,21 @@ class Upscaler:
         """Why :attr:`transport_name` was chosen, for people."""
         self._transport.decide(timeout_s=self._timeout_s)
         return self._transport.reason
+
+    @property
+    def wire_name(self) -> str:
+        """How frames travel: ``raw`` or ``encoded``; with several servers e.g. ``raw+encoded``.
+
+        Measures the link if that is asked for and nothing did so yet.
+        """
+        self._transport.decide(timeout_s=self._timeout_s)
+        return self._transport.wire
+
+    @property
+    def wire_reason(self) -> str:
+        """Why :attr:`wire_name` was chosen, for people."""
+        self._transport.decide(timeout_s=self._timeout_s)
+        return self._transport.wire_reason
 
     def status(self) -> ServerStatus:
         """Return what the server says about itself, its models and their work so far.

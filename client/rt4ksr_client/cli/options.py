@@ -16,12 +16,19 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from rt4ksr_client.contract import DEFAULT_MODELS, Content, models_for
+from rt4ksr_client.contract import (
+    DEFAULT_MODELS,
+    DEFAULT_PICTURE_FORMAT,
+    PICTURE_FORMATS,
+    Content,
+    PictureFormat,
+    models_for,
+)
 from rt4ksr_client.errors import ModelNotReadyError, Rt4ksrError
 from rt4ksr_client.local import local_server
 from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import PictureWarning
-from rt4ksr_client.transports import TransportName
+from rt4ksr_client.transports import TransportName, WireName
 from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
 
 __all__ = ["SCALES", "ServerChoice", "print_json", "progress_bar", "scale_option", "server_options"]
@@ -40,6 +47,8 @@ class ServerChoice:
     transport: TransportName
     timeout_s: float
     model: str | None
+    wire: WireName = "raw"
+    wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT
 
     @contextmanager
     def address(self, *models: str) -> Iterator[str]:
@@ -92,6 +101,8 @@ class ServerChoice:
                 scale=scale,
                 model=model,
                 transport=self.transport,
+                wire=self.wire,
+                wire_format=self.wire_format,
                 timeout_s=self.timeout_s,
             )
         except ValueError as exc:
@@ -115,9 +126,12 @@ def server_options(command: Command) -> Command:
         transport: TransportName,
         timeout_s: float,
         model: str | None,
+        wire: WireName,
+        wire_format: PictureFormat,
         **rest: Any,
     ) -> Any:
-        return command(server=ServerChoice(url, local, transport, timeout_s, model), **rest)
+        choice = ServerChoice(url, local, transport, timeout_s, model, wire, wire_format)
+        return command(server=choice, **rest)
 
     options = (
         click.option("--url", default=DEFAULT_URL, show_default=True, help="The server's address."),
@@ -129,6 +143,21 @@ def server_options(command: Command) -> Command:
             type=click.Choice(get_args(TransportName)),
             default="auto",
             show_default=True,
+        ),
+        click.option(
+            "--wire",
+            type=click.Choice(get_args(WireName)),
+            default="raw",
+            show_default=True,
+            help="How frames travel: as they are (exact), or encoded, for links of less than about "
+            "10 Gbit/s. auto measures the link and takes what is faster.",
+        ),
+        click.option(
+            "--wire-format",
+            type=click.Choice(PICTURE_FORMATS),
+            default=DEFAULT_PICTURE_FORMAT,
+            show_default=True,
+            help="Of encoded frames; png is exact, and slow.",
         ),
         click.option(
             "--timeout",

@@ -15,6 +15,11 @@ from rt4ksr_client.local import shipped_weights
 from rt4ksr_client.status import ModelStatus, ServerStatus
 
 _PIPED_WIDTH = 160
+_PURPOSES = {
+    "endpoint": "takes pictures",
+    "stage": "codec",
+    "unknown": "not of this project",
+}
 
 
 @click.command()
@@ -29,12 +34,15 @@ def status(as_json: bool, server: ServerChoice) -> None:
     with server.observer() as upscaler:
         found = upscaler.status()
         transport, reason = upscaler.transport_name, upscaler.transport_reason
+        wire, wire_reason = upscaler.wire_name, upscaler.wire_reason
     if as_json:
         chosen = {"transport": transport, "transport_reason": reason}
-        print_json(dataclasses.asdict(found) | chosen)
+        travels = {"wire": wire, "wire_reason": wire_reason}
+        print_json(dataclasses.asdict(found) | chosen | travels)
         return
     click.echo(f"server     {found.name} {found.version} at {found.address}")
     click.echo(f"transport  {transport}: {reason}")
+    click.echo(f"wire       {wire}: {wire_reason}")
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPED_WIDTH)
@@ -60,7 +68,7 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[Any, ...]:
     if done is not None:
         times = (f"{done.queue_ms:.1f}", f"{done.infer_ms:.1f}")
         counts = (str(done.answered), str(done.failed), *times)
-    scale = f"x{served.scale}" if served else "not of this project" if model.ready else ""
+    scale = f"x{served.scale}" if served else _PURPOSES[model.kind] if model.ready else ""
     weights = ""
     if served is not None:
         ours = served.weights_sha256 == shipped_sha256

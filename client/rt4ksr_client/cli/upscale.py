@@ -126,8 +126,9 @@ def upscale(
     if target is not None and output is not None:
         raise click.UsageError("give the output once: as TARGET or with -o")
     say_warnings()
-    Image.MAX_IMAGE_PIXELS = max_px
-    settings = Settings(box, format_name.upper() if format_name else None, quality, strip_metadata)
+    Image.MAX_IMAGE_PIXELS = max(max_px, Image.MAX_IMAGE_PIXELS or 0)
+    format_wanted = format_name.upper() if format_name else None
+    settings = Settings(box, format_wanted, quality, strip_metadata, max_px)
     models = server.models(scale, any_scale=box is not None)
     extension = _EXTENSIONS[format_name or "png"]
     report = _Report(as_json, verbose)

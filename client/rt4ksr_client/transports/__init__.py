@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rt4ksr_client.transports.base import Question, ServedModel, Transport
+from rt4ksr_client.transports.base import Question, ServedModel, Transport, WireName
 from rt4ksr_client.transports.choice import TransportName, open_transport
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "ShmTransport",
     "Transport",
     "TransportName",
+    "WireName",
     "open_transport",
 ]
 

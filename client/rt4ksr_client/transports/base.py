@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
 
 from rt4ksr_client.calls import Cancellation
-from rt4ksr_client.contract import Parameter
+from rt4ksr_client.contract import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    PICTURE_NAME,
+    WIRE_DATATYPE,
+    Parameter,
+)
 from rt4ksr_client.errors import (
     ModelNotReadyError,
     OverloadedError,
@@ -20,9 +30,15 @@ from rt4ksr_client.frames import Frame
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Question", "ServedModel", "Transport"]
+__all__ = ["MessageTransport", "Question", "ServedModel", "Tensor", "Transport", "WireName"]
 
 _PROBE_TIMEOUT_S = 2.0
+
+WireName = Literal["auto", "raw", "encoded"]
+"""How frames travel: ``raw`` as they are, ``encoded`` as pictures; ``auto`` is to be decided."""
+
+Parameters = Mapping[str, "str | int"]
+NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,11 @@ class ServedModel:
 
         """
         name = str(config.get("name", "?"))
+        if any(tensor.get("name") == PICTURE_NAME for tensor in config.get("input", ())):
+            raise ServerError(
+                f"model {name!r} takes encoded pictures: name the model itself, with "
+                "wire='encoded' (--wire encoded)"
+            )
         values = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
         try:
             return cls(
@@ -79,6 +100,36 @@ class Question(enum.Enum):
     MODEL_READY = enum.auto()
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as it is on the wire; ``content`` is contiguous, row by row, little-endian."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes | memoryview
+
+    @classmethod
+    def of_frames(cls, batch: Frame) -> Tensor:
+        """Return the request of a network; ``batch`` is copied only if it is not contiguous."""
+        content = np.ascontiguousarray(batch).data.cast("B")
+        return cls(INPUT_NAME, WIRE_DATATYPE, batch.shape, content)
+
+    def as_frames(self) -> Frame:
+        """Return a view as uint8 of :attr:`shape`.
+
+        Raises:
+            ServerError: it is of another type, or there is more or less in it.
+
+        """
+        if self.datatype != WIRE_DATATYPE:
+            raise ServerError(f"the server's response holds no picture: it is {self.datatype}")
+        try:
+            return np.frombuffer(self.content, np.uint8).reshape(self.shape)
+        except ValueError as exc:
+            raise ServerError(f"the server's response holds no picture: {exc}") from exc
+
+
 class Transport(abc.ABC):
     """A way to one server, which may be shared between threads.
 
@@ -94,6 +145,12 @@ class Transport(abc.ABC):
 
     address: str
     """Where the server is, for people."""
+
+    wire: str = "raw"
+    """``raw`` or ``encoded``: how frames travel."""
+
+    wire_reason: str = "frames as they are, exact"
+    """Why they travel like this, for people."""
 
     @abc.abstractmethod
     def infer(
@@ -119,7 +176,14 @@ class Transport(abc.ABC):
         """Release connections and memory. Calling it twice is harmless."""
 
     def decide(self, *, timeout_s: float) -> None:  # noqa: B027 - nothing to decide is usual
-        """Settle :attr:`name` and :attr:`reason`, which may take a question to the server."""
+        """Settle :attr:`name`, :attr:`wire` and why, which may take questions to the server."""
+
+    def messages(self) -> MessageTransport | None:
+        """Return the way that takes other tensors too; None where frames share memory.
+
+        To be asked after :meth:`decide`.
+        """
+        return None
 
     def served_model(self, model: str, *, timeout_s: float) -> ServedModel:
         """Ask the server what ``model`` is."""
@@ -156,3 +220,42 @@ class Transport(abc.ABC):
             f"{self.address}: model {model!r} is not ready: it is still loading, or the server "
             "does not have it"
         )
+
+
+class MessageTransport(Transport):
+    """A transport that sends tensors in messages, whatever they are."""
+
+    @abc.abstractmethod
+    def exchange(
+        self,
+        model: str,
+        tensor: Tensor,
+        wanted: str,
+        *,
+        parameters: Parameters = NO_PARAMETERS,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,
+    ) -> Tensor:
+        """Send ``tensor`` to ``model``, return its output ``wanted``.
+
+        ``parameters`` are the request's; the rest is as in :meth:`infer`.
+        """
+
+    def infer(
+        self,
+        model: str,
+        batch: Frame,
+        *,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,
+    ) -> Frame:
+        """See :class:`Transport`."""
+        sent = Tensor.of_frames(batch)
+        answer = self.exchange(
+            model, sent, OUTPUT_NAME, timeout_s=timeout_s, cancellation=cancellation
+        )
+        return answer.as_frames()
+
+    def messages(self) -> MessageTransport:
+        """See :class:`Transport`."""
+        return self

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Final, Literal, get_args
 
-from rt4ksr_client.transports.base import Transport
+from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
+from rt4ksr_client.transports.base import Transport, WireName
 
 __all__ = ["TransportName", "open_transport"]
 
@@ -29,7 +30,12 @@ _BY_SCHEME: Final[dict[str, dict[str, str]]] = {
 """For each scheme, what each ``transport`` argument that goes with it means."""
 
 
-def open_transport(url: str, transport: TransportName = "auto") -> Transport:
+def open_transport(
+    url: str,
+    transport: TransportName = "auto",
+    wire: WireName = "raw",
+    wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
+) -> Transport:
     """Return the way to the server or servers of ``url``; nothing is sent yet.
 
     Args:
@@ -37,14 +43,19 @@ def open_transport(url: str, transport: TransportName = "auto") -> Transport:
             to every server behind the name), or several of these with commas between.
         transport: ``auto`` takes what the scheme says, and shared memory instead of gRPC where
             the server can map this process's memory.
+        wire: ``raw``, ``encoded`` (never over shared memory), or ``auto``: raw in shared memory,
+            and elsewhere what a measurement of the link says is faster.
+        wire_format: of encoded frames.
 
     Raises:
-        ValueError: an address that is not of these forms, or a transport that does not go with it.
+        ValueError: an address that is not of these forms, or a transport or wire that does not go
+            with it.
 
     """
-    if transport not in get_args(TransportName):
-        raise ValueError(f"transport must be one of {get_args(TransportName)}, got {transport!r}")
-    ways = [_open_one(part.strip(), transport) for part in url.split(",")]
+    _check("transport", transport, TransportName)
+    _check("wire", wire, WireName)
+    _check("wire_format", wire_format, PictureFormat)
+    ways = [_on_wire(part.strip(), transport, wire, wire_format) for part in url.split(",")]
     if len(ways) == 1:
         return ways[0]
     from rt4ksr_client.transports.fleet import FleetTransport
@@ -52,9 +63,33 @@ def open_transport(url: str, transport: TransportName = "auto") -> Transport:
     return FleetTransport(ways)
 
 
-def _open_one(url: str, transport: str) -> Transport:
+def _check(what: str, value: str, names: object) -> None:
+    if value not in get_args(names):
+        raise ValueError(f"{what} must be one of {get_args(names)}, got {value!r}")
+
+
+def _on_wire(url: str, transport: str, wire: WireName, format_: PictureFormat) -> Transport:
+    if wire == "raw":
+        return _open_one(url, transport)
+    if wire == "auto":
+        from rt4ksr_client.transports.auto_wire import AutoWireTransport
+
+        return AutoWireTransport(_open_one(url, transport), format_)
+    from rt4ksr_client.transports.encoded import EncodedTransport
+
+    way = _open_one(url, transport, shared_memory=False).messages()
+    if way is None:
+        raise ValueError(
+            f"wire 'encoded' does not go with transport {transport!r}: use grpc or http"
+        )
+    return EncodedTransport(way, format_)
+
+
+def _open_one(url: str, transport: str, *, shared_memory: bool = True) -> Transport:
     scheme, address = _parsed(url)
     means = _BY_SCHEME[scheme].get(transport)
+    if means == "auto" and not shared_memory:
+        means = "grpc"
     if means is None:
         raise ValueError(f"{url!r}: a {scheme} address does not go with transport {transport!r}")
     module, name = _CLASSES[means]

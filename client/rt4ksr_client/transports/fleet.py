@@ -56,6 +56,17 @@ class FleetTransport(Transport):
         each = (member.transport for member in self._members)
         return "; ".join(f"{one.address}: {one.name}, {one.reason}" for one in each)
 
+    @property
+    def wire(self) -> str:  # type: ignore[override]
+        """How frames travel, e.g. ``raw+encoded``."""
+        return "+".join(dict.fromkeys(member.transport.wire for member in self._members))
+
+    @property
+    def wire_reason(self) -> str:  # type: ignore[override]
+        """Why, for each server."""
+        each = (member.transport for member in self._members)
+        return "; ".join(f"{one.address}: {one.wire}, {one.wire_reason}" for one in each)
+
     def infer(
         self,
         model: str,

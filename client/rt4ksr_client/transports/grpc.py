@@ -10,9 +10,14 @@ from tritonclient.grpc import service_pb2
 
 from rt4ksr_client.calls import Cancellation
 from rt4ksr_client.errors import ServerError
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import wire
-from rt4ksr_client.transports.base import Question, Transport
+from rt4ksr_client.transports.base import (
+    NO_PARAMETERS,
+    MessageTransport,
+    Parameters,
+    Question,
+    Tensor,
+)
 from rt4ksr_client.transports.failures import error_for_grpc
 
 __all__ = ["GrpcTransport"]
@@ -43,7 +48,7 @@ _QUESTIONS = {
 }
 
 
-class GrpcTransport(Transport):
+class GrpcTransport(MessageTransport):
     """Frames as raw bytes in gRPC messages; ``address`` is ``host:port`` or ``dns:///name:port``."""
 
     name = "grpc"
@@ -54,18 +59,21 @@ class GrpcTransport(Transport):
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._infer = self._channel.unary_unary(f"{_SERVICE}ModelInfer")
 
-    def infer(
+    def exchange(
         self,
         model: str,
-        batch: Frame,
+        tensor: Tensor,
+        wanted: str,
         *,
+        parameters: Parameters = NO_PARAMETERS,
         timeout_s: float,
         cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        request = wire.encode_request(wire.request_header(model, batch.shape), batch)
+    ) -> Tensor:
+        """See :class:`~rt4ksr_client.transports.base.MessageTransport`."""
+        header = wire.request_header(model, tensor, wanted, parameters)
+        request = wire.encode_request(header, tensor.content)
         try:
-            return wire.decode_response(self.send(request, timeout_s, cancellation))
+            return wire.decode_response(self.send(request, timeout_s, cancellation), wanted)
         except ServerError as exc:
             raise self._explained(exc, model) from exc
 

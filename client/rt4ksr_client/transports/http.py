@@ -14,10 +14,14 @@ from urllib.parse import quote
 import numpy as np
 
 from rt4ksr_client.calls import Cancellation, Deadline
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import InvalidRequestError, ServerError
-from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports.base import Question, Transport
+from rt4ksr_client.transports.base import (
+    NO_PARAMETERS,
+    MessageTransport,
+    Parameters,
+    Question,
+    Tensor,
+)
 from rt4ksr_client.transports.failures import error_for_http, error_for_os
 
 __all__ = ["HttpTransport"]
@@ -50,7 +54,7 @@ class _Request:
         connection.request(self.verb, self.path, iter(self.body), headers)
 
 
-class HttpTransport(Transport):
+class HttpTransport(MessageTransport):
     """Frames as raw bytes behind a JSON header; ``address`` is ``host:port``.
 
     Over the standard library's client: it sends an array and receives into one without a copy of
@@ -65,23 +69,24 @@ class HttpTransport(Transport):
         self._idle: list[http.client.HTTPConnection] = []
         self._closed = False
 
-    def infer(
+    def exchange(
         self,
         model: str,
-        batch: Frame,
+        tensor: Tensor,
+        wanted: str,
         *,
+        parameters: Parameters = NO_PARAMETERS,
         timeout_s: float,
         cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        content = np.ascontiguousarray(batch)
-        header = _inference_header(content)
+    ) -> Tensor:
+        """See :class:`~rt4ksr_client.transports.base.MessageTransport`."""
+        header = _inference_header(tensor, wanted, parameters)
         path = f"/v2/models/{quote(model, safe='')}/infer"
         request = _Request(
-            "POST", path, (header, content.data.cast("B")), {_HEADER_LENGTH: str(len(header))}
+            "POST", path, (header, tensor.content), {_HEADER_LENGTH: str(len(header))}
         )
         try:
-            return self._exchange(request, _read_batch, Deadline(timeout_s), cancellation)
+            return self._exchange(request, _read_tensor, Deadline(timeout_s), cancellation)
         except ServerError as exc:
             raise self._explained(exc, model) from exc
 
@@ -145,15 +150,16 @@ def _shut_down(connection: http.client.HTTPConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _inference_header(batch: Frame) -> bytes:
-    tensor = {
-        "name": INPUT_NAME,
-        "datatype": WIRE_DATATYPE,
-        "shape": list(batch.shape),
-        "parameters": {"binary_data_size": batch.nbytes},
+def _inference_header(tensor: Tensor, wanted: str, parameters: Parameters) -> bytes:
+    sent = {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": tensor.shape,
+        "parameters": {"binary_data_size": len(tensor.content)},
     }
-    wanted = {"name": OUTPUT_NAME, "parameters": {"binary_data": True}}
-    return json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
+    output = {"name": wanted, "parameters": {"binary_data": True}}
+    request = {"parameters": dict(parameters), "inputs": [sent], "outputs": [output]}
+    return json.dumps(request).encode()
 
 
 def _response(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
@@ -175,18 +181,20 @@ def _read_json(connection: http.client.HTTPConnection, deadline: Deadline) -> An
     return json.loads(body) if body else {}
 
 
-def _read_batch(connection: http.client.HTTPConnection, deadline: Deadline) -> Frame:
+def _read_tensor(connection: http.client.HTTPConnection, deadline: Deadline) -> Tensor:
     response = _response(connection)
     try:
         header = json.loads(response.read(int(response.headers[_HEADER_LENGTH])))
-        batch = np.empty(header["outputs"][0]["shape"], np.uint8)
-    except (TypeError, ValueError, KeyError, IndexError) as exc:
+        output = header["outputs"][0]
+        shape = tuple(int(size) for size in output["shape"])
+        content = np.empty(output["parameters"]["binary_data_size"], np.uint8).data
+        tensor = Tensor(output["name"], output["datatype"], shape, content)
+    except (TypeError, ValueError, KeyError, IndexError, MemoryError) as exc:
         raise ServerError(f"the server's response holds no picture: {exc!r}") from exc
-    content = batch.data.cast("B")
     while content:
         connection.sock.settimeout(deadline.required_s("the response"))
         received = response.readinto(content[:_CHUNK_BYTES])
         if not received:
             raise http.client.IncompleteRead(b"", len(content))
         content = content[received:]
-    return batch
+    return tensor

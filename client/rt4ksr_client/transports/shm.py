@@ -11,6 +11,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2
 
 from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
@@ -20,7 +21,7 @@ from rt4ksr_client.errors import (
 )
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import wire
-from rt4ksr_client.transports.base import Question, ServedModel, Transport
+from rt4ksr_client.transports.base import Question, ServedModel, Tensor, Transport
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.region_pool import RegionPool
 from rt4ksr_client.transports.regions import (
@@ -46,6 +47,7 @@ class ShmTransport(Transport):
 
     name = "shm"
     reason = "asked for"
+    wire_reason = "nothing is sent: shared memory"
     memory = "System"  # as it is called in the names of Triton's messages
 
     def __init__(
@@ -175,7 +177,8 @@ class ShmTransport(Transport):
 
 
 def _request(model: str, batch: Frame, source: Region, target: Region, result_bytes: int) -> bytes:
-    header = wire.request_header(model, batch.shape)
+    tensor = Tensor(INPUT_NAME, WIRE_DATATYPE, batch.shape, b"")  # its content is in `source`
+    header = wire.request_header(model, tensor, OUTPUT_NAME)
     places = ((header.inputs[0], source, batch.nbytes), (header.outputs[0], target, result_bytes))
     for tensor, region, size_bytes in places:
         tensor.parameters["shared_memory_region"].string_param = region.name

@@ -1,7 +1,7 @@
 """Inference messages of the KServe protocol, with their one big field copied as little as possible.
 
-Protobuf's own code copies a frame twice on the way in and twice on the way out. A bytes field is
-its key, its length and its content, so the frame is put behind the serialised rest of the message,
+Protobuf's own code copies a tensor twice on the way in and twice on the way out. A bytes field is
+its key, its length and its content, so the tensor is put behind the serialised rest of the message,
 and a response is taken apart where it lies. Format: https://protobuf.dev/programming-guides/encoding
 """
 
@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import ServerError
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports.base import NO_PARAMETERS, Parameters, Tensor
 
 __all__ = ["decode_response", "encode_request", "request_header"]
 
@@ -26,26 +24,32 @@ _RAW_INPUT_FIELD = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _RAW_OUTPUT_FIELD = service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
 
-def request_header(model: str, shape: tuple[int, ...]) -> Any:
-    """Return a ``ModelInferRequest`` for one batch of ``shape``, without the batch."""
+def request_header(
+    model: str, tensor: Tensor, wanted: str, parameters: Parameters = NO_PARAMETERS
+) -> Any:
+    """Return a ``ModelInferRequest`` for ``tensor``, without its content."""
     request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name=INPUT_NAME, datatype=WIRE_DATATYPE, shape=shape)
-    request.outputs.add(name=OUTPUT_NAME)
+    request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    request.outputs.add(name=wanted)
+    for key, value in parameters.items():
+        if isinstance(value, int):
+            request.parameters[key].int64_param = value
+        else:
+            request.parameters[key].string_param = value
     return request
 
 
-def encode_request(header: Any, batch: Frame) -> bytes:
-    """Return the serialised request; one copy of ``batch``."""
-    content = np.ascontiguousarray(batch)
+def encode_request(header: Any, content: bytes | memoryview) -> bytes:
+    """Return the serialised request; one copy of ``content``."""
     key = _varint(_RAW_INPUT_FIELD << 3 | _LENGTH_DELIMITED)
-    return b"".join([header.SerializeToString(), key, _varint(content.nbytes), content.data])
+    return b"".join([header.SerializeToString(), key, _varint(len(content)), content])
 
 
-def decode_response(message: bytes) -> Frame:
-    """Return the batch in a serialised ``ModelInferResponse``; a read-only view of it.
+def decode_response(message: bytes, wanted: str) -> Tensor:
+    """Return the output ``wanted`` of a serialised ``ModelInferResponse``; a view of it.
 
     Raises:
-        ServerError: it holds no such batch.
+        ServerError: it holds no such output.
 
     """
     header, content = bytearray(), memoryview(b"")
@@ -56,10 +60,10 @@ def decode_response(message: bytes) -> Frame:
             header += message[start:end]
     try:
         response = service_pb2.ModelInferResponse.FromString(bytes(header))
-        shapes = [tuple(out.shape) for out in response.outputs if out.name == OUTPUT_NAME]
-        return np.frombuffer(content, np.uint8).reshape(shapes[0])
-    except (DecodeError, IndexError, ValueError) as exc:
-        raise ServerError(f"the server's response holds no picture: {exc}") from exc
+        found = [output for output in response.outputs if output.name == wanted]
+        return Tensor(wanted, found[0].datatype, tuple(found[0].shape), content)
+    except (DecodeError, IndexError) as exc:
+        raise ServerError(f"the server's response holds no {wanted}: {exc}") from exc
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from PIL import PngImagePlugin
 
 from rt4ksr_client import files, pictures
 from rt4ksr_client.contract import (
@@ -36,6 +37,9 @@ from rt4ksr_server.stages.triton import (
 
 __all__ = ["TritonPythonModel"]
 
+_MAX_PNG_TEXT_BYTES: Final = 8 * 1024 * 1024
+"""What the compressed texts of a PNG may become."""
+
 
 class TritonPythonModel:
     """One instance of ``rt4ksr_decode``; its configuration's parameters are its limits."""
@@ -47,7 +51,7 @@ class TritonPythonModel:
             int(parameters.get(Parameter.MAX_PICTURE_BYTES, MAX_PICTURE_BYTES)),
             int(parameters.get(Parameter.MAX_INPUT_PX, MAX_INPUT_PX)),
         )
-        self._limits.apply_to_pillow()
+        PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES
         warnings.simplefilter("ignore", PictureWarning)  # they have no place in an answer
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -74,7 +78,7 @@ def _decode(data: bytes, limits: Limits, name: str) -> tuple[Frame, Sidecar]:
         format_ = inspect(data, limits)
     except PictureError as exc:
         raise PictureError(f"{name}: {exc}") from exc
-    image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),))
+    image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),), max_px=limits.max_px)
     with files.reading(name):
         frame, surroundings = pictures.split(image)
     height, width, _ = frame.shape

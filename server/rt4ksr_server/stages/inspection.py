@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import Image, PngImagePlugin
-
 from rt4ksr_client.contract import (
     MAX_INPUT_PX,
     MAX_PICTURE_BYTES,
@@ -24,8 +22,6 @@ __all__ = ["MAX_SCANS", "Limits", "inspect"]
 
 MAX_SCANS: Final = 100
 """Most passes of a progressive JPEG. Encoders make about 10; each costs a walk over all pixels."""
-
-_MAX_PNG_TEXT_BYTES: Final = 8 * 1024 * 1024
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda"
@@ -48,11 +44,6 @@ class Limits:
         """Refuse limits that nothing could meet."""
         if self.max_bytes < 1 or self.max_px < 1:
             raise ValueError(f"the limits of the image endpoint must be positive: {self}")
-
-    def apply_to_pillow(self) -> None:
-        """Have Pillow refuse what is larger, in this whole process."""
-        Image.MAX_IMAGE_PIXELS = self.max_px
-        PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES
 
 
 def inspect(data: bytes, limits: Limits) -> PictureFormat:

@@ -1,0 +1,141 @@
+"""How fast a link is, and whether encoding and decoding a frame takes less than sending it raw.
+
+The decode stage turns a small file into a large frame: a black PNG of a few kilobytes comes back
+as megabytes. What that takes beyond the same call without the frame is the link's, with all that
+either side does to receive or send.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from rt4ksr_client.calls import Deadline
+from rt4ksr_client.contract import (
+    CHANNELS,
+    DECODE_STAGE,
+    DEFAULT_MODELS,
+    INPUT_NAME,
+    SIDECAR_NAME,
+    PictureFormat,
+)
+from rt4ksr_client.frames import Frame
+from rt4ksr_client.transports.base import MessageTransport, Tensor
+from rt4ksr_client.transports.encoded import decode_frame, encode_frame, pictures_tensor
+
+__all__ = ["FrameCost", "Verdict", "measured"]
+
+_SIDES_PX: Final = (256, 1024, 2048)
+"""Of the frames fetched, from small to large: 0.2 to 12.6 MB."""
+_LONG_ENOUGH_S: Final = 0.03
+_TRIES: Final = 2
+_SAMPLE_PX: Final = 512
+
+_SPEC: Final = DEFAULT_MODELS[2]
+_SENT_PX: Final = _SPEC.input_width_px * _SPEC.input_height_px
+_FRAME_PX: Final = _SENT_PX * (1 + _SPEC.scale**2)
+"""Pixels of a 1080p frame and its 4K answer."""
+
+
+@dataclass(frozen=True)
+class FrameCost:
+    """What encoding and decoding costs: seconds a pixel for the two together, bytes a pixel."""
+
+    codec_s_per_px: float
+    bytes_per_px: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a 1080p frame and its 4K answer take on the link, in milliseconds, either way."""
+
+    raw_ms: float
+    encoded_ms: float
+    link_mb_per_s: float
+
+    @classmethod
+    def of(cls, link_s_per_byte: float, cost: FrameCost) -> Verdict:
+        """Return what a link of that speed leads to."""
+        sent_s_per_px = cost.bytes_per_px * link_s_per_byte
+        return cls(
+            raw_ms=1e3 * _FRAME_PX * CHANNELS * link_s_per_byte,
+            encoded_ms=1e3 * _FRAME_PX * (sent_s_per_px + cost.codec_s_per_px),
+            link_mb_per_s=1e-6 / max(link_s_per_byte, 1e-12),
+        )
+
+    @property
+    def encode(self) -> bool:
+        """Whether encoded pictures are faster."""
+        return self.encoded_ms < self.raw_ms
+
+    def __str__(self) -> str:
+        """For people."""
+        return (
+            f"a frame to 4K takes {self.raw_ms:.0f} ms raw at the {self.link_mb_per_s:.0f} MB/s "
+            f"of this link, {self.encoded_ms:.0f} ms encoded"
+        )
+
+
+def measured(way: MessageTransport, format_: PictureFormat, deadline: Deadline) -> Verdict:
+    """Measure the link of ``way`` and this machine's codec, in about half a second.
+
+    The server is taken to encode and decode as fast as this machine does.
+
+    Raises:
+        ModelNotReadyError: the server has no image endpoint.
+        ServerError: another reason not to answer.
+
+    """
+    return Verdict.of(_link_s_per_byte(way, deadline), _frame_cost(format_))
+
+
+def _link_s_per_byte(way: MessageTransport, deadline: Deadline) -> float:
+    s_per_byte = 0.0
+    for side_px in _SIDES_PX:
+        black = encode_frame(np.zeros((side_px, side_px, CHANNELS), np.uint8), "png")
+        fetch = partial(_decode_stage, way, pictures_tensor([black]), deadline)
+        transfer_s = _fastest_s(partial(fetch, INPUT_NAME))
+        transfer_s -= _fastest_s(partial(fetch, SIDECAR_NAME))
+        s_per_byte = max(0.0, transfer_s) / (side_px**2 * CHANNELS)
+        if transfer_s > _LONG_ENOUGH_S:
+            break
+    return s_per_byte
+
+
+def _decode_stage(way: MessageTransport, tensor: Tensor, deadline: Deadline, wanted: str) -> None:
+    way.exchange(DECODE_STAGE, tensor, wanted, timeout_s=deadline.required_s(way.address))
+
+
+def _frame_cost(format_: PictureFormat) -> FrameCost:
+    sample = _like_a_photograph(_SAMPLE_PX)
+    encoded = encode_frame(sample, format_)
+
+    def there_and_back() -> None:
+        decode_frame(encode_frame(sample, format_), format_)
+
+    pixels = _SAMPLE_PX**2
+    return FrameCost(_fastest_s(there_and_back) / pixels, len(encoded) / pixels)
+
+
+def _like_a_photograph(side_px: int) -> Frame:
+    """Return smooth shapes with a little noise: about as many bytes as a photograph's."""
+    rows, columns = np.mgrid[0:side_px, 0:side_px]
+    shapes = 60 * np.sin(columns / 23)[..., None] * np.cos(rows / 17)[..., None]
+    tint = np.array([20.0, 0.0, -20.0])
+    noise = np.random.default_rng(0).normal(0, 2, (side_px, side_px, 1))
+    frame: Frame = np.clip(128 + tint + shapes + noise, 0, 255).astype(np.uint8)
+    return frame
+
+
+def _fastest_s(work: Callable[[], object]) -> float:
+    times_s = []
+    for _ in range(_TRIES):
+        begin_s = time.perf_counter()
+        work()
+        times_s.append(time.perf_counter() - begin_s)
+    return min(times_s)
