@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from entrypoint_flags import KEY, NEWER, OWN, container_flags
-from nearest_models import nearest_config, nearest_graph, write_model
+from nearest_models import add_endpoints, nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
@@ -45,6 +45,15 @@ def nearest_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServ
 
 
 @pytest.fixture(scope="session")
+def endpoint_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServer]:
+    """A running server with the image endpoint of each default model, shared by all tests."""
+    repository = nearest_repository(edit=lambda config: setattr(config, "max_batch_size", 2))
+    add_endpoints(repository, [spec.name for spec in DEFAULT_MODELS.values()])
+    with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def production(
     nearest_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TritonServer]:
@@ -53,7 +62,9 @@ def production(
     (folder / "key").write_text(KEY)
     flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
     extra = [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
-    with TritonServer(nearest_repository(), extra_args=extra) as server:
+    repository = nearest_repository(edit=lambda config: setattr(config, "max_batch_size", 2))
+    add_endpoints(repository, ["rt4ksr_x2"])
+    with TritonServer(repository, extra_args=extra) as server:
         yield server
 
 

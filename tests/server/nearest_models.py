@@ -7,6 +7,7 @@ to nothing, so that a test sees the serving and not the network.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import __version__, contract
 from rt4ksr_client.contract import ModelSpec, Parameter
+from rt4ksr_export.endpoint import endpoint_files, stage_files
 from rt4ksr_server import TritonServer
 
 # The reshapes before `even` copy nothing; they fail where a side is odd.
@@ -96,6 +98,21 @@ def write_model(
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(graph.SerializeToString())
     (repository / config.name / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+
+def add_endpoints(repository: Path, models: Iterable[str]) -> None:
+    """Add the image endpoint of each of ``models``, as the exporter makes it."""
+    folders = stage_files()
+    for model in models:
+        config = text_format.Parse(
+            (repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        folders[contract.image_endpoint(model)] = endpoint_files(model, parameters)
+    for name, files in folders.items():
+        for place, content in files.items():
+            (repository / name / place).parent.mkdir(parents=True, exist_ok=True)
+            (repository / name / place).write_bytes(content)
 
 
 def infer(server: TritonServer, model: str, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

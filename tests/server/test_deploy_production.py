@@ -90,8 +90,14 @@ def test_a_client_that_is_told_nothing_sends_frames_over_grpc(production: Triton
 def test_the_status_of_a_server_that_keeps_its_index_to_itself(production: TritonServer) -> None:
     with GrpcTransport(production.grpc_url) as transport:
         status = read_status(transport, timeout_s=20)
-    assert {model.name for model in status.models} == {"rt4ksr_x2", "rt4ksr_x3"}
-    assert all(model.ready and model.served for model in status.models)
+    assert {model.name: model.kind for model in status.models} == {
+        "rt4ksr_x2": "network",
+        "rt4ksr_x3": "network",
+        "rt4ksr_x2_image": "endpoint",
+        "rt4ksr_decode": "stage",
+        "rt4ksr_encode": "stage",
+    }
+    assert all(model.ready for model in status.models)
 
 
 def test_every_metric_asked_for_is_there_with_its_labels(production: TritonServer) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import pytest
-from leftovers import server_name
+from hostile import mutated, resident_bytes
 from nearest_models import infer, nearest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
@@ -45,14 +44,6 @@ def message(shape: tuple[int, ...], raw: bytes) -> bytes:
     request.raw_input_contents.append(raw)
     content: bytes = request.SerializeToString()
     return content
-
-
-def resident_bytes(server: TritonServer) -> int:
-    """Memory of tritonserver and its Python stubs."""
-    wanted = f"--id={server_name(server.http_url)}"
-    processes = psutil.Process().children(recursive=True)
-    (triton,) = [p for p in processes if "tritonserver" in p.name() and wanted in p.cmdline()]
-    return sum(p.memory_info().rss for p in (triton, *triton.children(recursive=True)))
 
 
 @pytest.mark.parametrize(
@@ -130,25 +121,6 @@ def test_a_frame_beyond_the_limit_is_refused_by_the_server(production: TritonSer
 
     with pytest.raises(InferenceServerException, match=f"more than {MAX_INPUT_PX} pixels a frame"):
         infer(production, MODEL, np.zeros((1, side, side, 3), np.uint8))
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut out, repeated or added."""
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8, 40))):
-        at = rng.randrange(len(changed)) if changed else 0
-        match rng.randrange(5):
-            case 0 if changed:
-                changed[at] = rng.randrange(256)
-            case 1 if changed:
-                changed[at] ^= 1 << rng.randrange(8)
-            case 2:
-                del changed[at : at + rng.choice((1, 2, 30, 1000))]
-            case 3:
-                changed[at:at] = changed[at : at + 16]
-            case _:
-                changed[at:at] = rng.randbytes(rng.choice((1, 4, 9)))
-    return bytes(changed)
 
 
 def over_grpc(server: TritonServer, seed: int, count: int) -> int:

@@ -21,6 +21,8 @@ _CLASSES: Final = {
     "cuda_shm": ("rt4ksr_client.transports.cuda_shm", "CudaShmTransport"),
 }
 
+_SHARED_MEMORY: Final = ("shm", "cuda_shm")
+
 _BY_SCHEME: Final[dict[str, dict[str, str]]] = {
     "": {name: name for name in _CLASSES},
     "grpc": {name: name for name in _CLASSES if name != "http"},
@@ -77,7 +79,10 @@ def _on_wire(url: str, transport: str, wire: WireName, format_: PictureFormat) -
         return AutoWireTransport(_open_one(url, transport), format_)
     from rt4ksr_client.transports.encoded import EncodedTransport
 
-    way = _open_one(url, transport, shared_memory=False).messages()
+    if transport == "auto":
+        scheme, _ = _parsed(url)
+        transport = "http" if scheme == "http" else "grpc"
+    way = None if transport in _SHARED_MEMORY else _open_one(url, transport).messages()
     if way is None:
         raise ValueError(
             f"wire 'encoded' does not go with transport {transport!r}: use grpc or http"
@@ -85,11 +90,9 @@ def _on_wire(url: str, transport: str, wire: WireName, format_: PictureFormat) -
     return EncodedTransport(way, format_)
 
 
-def _open_one(url: str, transport: str, *, shared_memory: bool = True) -> Transport:
+def _open_one(url: str, transport: str) -> Transport:
     scheme, address = _parsed(url)
     means = _BY_SCHEME[scheme].get(transport)
-    if means == "auto" and not shared_memory:
-        means = "grpc"
     if means is None:
         raise ValueError(f"{url!r}: a {scheme} address does not go with transport {transport!r}")
     module, name = _CLASSES[means]

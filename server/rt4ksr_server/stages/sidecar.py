@@ -62,9 +62,9 @@ class Sidecar:
             found = json.loads(data)
             width_px, height_px = int(found["width_px"]), int(found["height_px"])
             alpha = None if found["alpha"] is None else _alpha(found["alpha"])
-            info = {key: _value(key, found["info"][key]) for key in found["info"]}
+            info = {key: _value(key, value) for key, value in found["info"].items()}
             sidecar = cls(width_px, height_px, Surroundings(alpha, bool(found["gray"]), info))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
             raise PictureError(f"not a sidecar of the decode stage: {exc!r}") from exc
         if min(width_px, height_px) < 1 or (alpha and alpha.size != (width_px, height_px)):
             raise PictureError("not a sidecar of the decode stage: its sizes contradict each other")

@@ -1,0 +1,37 @@
+"""Broken input by the thousand, and what it may cost a server."""
+
+from __future__ import annotations
+
+import random
+
+import psutil
+from leftovers import server_name
+
+from rt4ksr_server import TritonServer
+
+
+def resident_bytes(server: TritonServer) -> int:
+    """Memory of tritonserver and its Python stubs."""
+    wanted = f"--id={server_name(server.http_url)}"
+    processes = psutil.Process().children(recursive=True)
+    (triton,) = [p for p in processes if "tritonserver" in p.name() and wanted in p.cmdline()]
+    return sum(p.memory_info().rss for p in (triton, *triton.children(recursive=True)))
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, repeated or added."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8, 40))):
+        at = rng.randrange(len(changed)) if changed else 0
+        match rng.randrange(5):
+            case 0 if changed:
+                changed[at] = rng.randrange(256)
+            case 1 if changed:
+                changed[at] ^= 1 << rng.randrange(8)
+            case 2:
+                del changed[at : at + rng.choice((1, 2, 30, 1000))]
+            case 3:
+                changed[at:at] = changed[at : at + 16]
+            case _:
+                changed[at:at] = rng.randbytes(rng.choice((1, 4, 9)))
+    return bytes(changed)

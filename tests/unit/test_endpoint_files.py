@@ -1,0 +1,108 @@
+"""The image endpoint's part of a model repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as schema
+
+from rt4ksr_client.contract import (
+    DECODE_STAGE,
+    ENCODE_STAGE,
+    MODELS,
+    PICTURE_NAME,
+    UPSCALED_PICTURE_NAME,
+    image_endpoint,
+)
+from rt4ksr_export.checkpoint import load_network
+from rt4ksr_export.config import config_text
+from rt4ksr_export.endpoint import endpoint_files, stage_files
+from rt4ksr_export.repository import model_parameters
+from rt4ksr_export.weights import packaged_weights
+
+Config = schema.ModelConfig
+
+
+def parsed(text: bytes | str) -> Config:
+    return text_format.Parse(text, Config())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture
+def stages() -> dict[str, Config]:
+    return {name: parsed(files["config.pbtxt"]) for name, files in stage_files().items()}
+
+
+def test_the_stages_in_git_are_what_the_exporter_makes(root: Path) -> None:
+    for name, files in stage_files().items():
+        assert content(root / "model_repository" / name) == files
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_endpoints_in_git_are_what_the_exporter_makes(name: str, root: Path) -> None:
+    parameters = model_parameters(load_network(packaged_weights(name)))
+
+    files = endpoint_files(name, parameters)
+
+    assert content(root / "model_repository" / image_endpoint(name)) == files
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_of_an_ensemble_has_one_type_at_both_ends(
+    name: str, stages: dict[str, Config]
+) -> None:
+    ensemble = parsed(
+        endpoint_files(name, {"scale": "2", "weights_sha256": "", "project_version": "1"})[
+            "config.pbtxt"
+        ]
+    )
+    models = stages | {name: parsed(config_text(MODELS[name], {}))}
+    made = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        model = models[step.model_name]
+        taken = {t.name: (t.data_type, list(t.dims)) for t in model.input}
+        assert {inner: made[outer] for inner, outer in step.input_map.items()} == taken
+        given = {t.name: (t.data_type, list(t.dims)) for t in model.output}
+        made |= {outer: given[inner] for inner, outer in step.output_map.items()}
+        assert model.max_batch_size == ensemble.max_batch_size
+
+    (output,) = ensemble.output
+    assert made[output.name] == (output.data_type, list(output.dims))
+    assert [t.name for t in ensemble.input] == [PICTURE_NAME]
+    assert output.name == UPSCALED_PICTURE_NAME
+
+
+def test_each_stage_has_instances_of_its_own_and_more_where_a_gpu_leaves_the_cores_free() -> None:
+    for name, files in stage_files().items():
+        counts = {
+            place: parsed(text).instance_group[0].count
+            for place, text in files.items()
+            if place.endswith(".pbtxt")
+        }
+        assert counts["config.pbtxt"] < counts["configs/gpu.pbtxt"], name
+        assert counts["configs/gpu.pbtxt"] == counts["configs/tensorrt.pbtxt"]
+
+
+def test_limits_and_defaults_are_parameters(stages: dict[str, Config]) -> None:
+    limits = {k: v.string_value for k, v in stages[DECODE_STAGE].parameters.items()}
+    defaults = {k: v.string_value for k, v in stages[ENCODE_STAGE].parameters.items()}
+
+    assert {"max_input_px", "max_picture_bytes"} <= set(limits)
+    assert defaults["default_format"] == "jpeg"
+    assert (defaults["default_quality_jpeg"], defaults["default_quality_webp"]) == ("95", "90")
+
+
+def test_every_queue_of_a_stage_is_bounded(stages: dict[str, Config]) -> None:
+    for config in stages.values():
+        policy = config.dynamic_batching.default_queue_policy
+        assert policy.max_queue_size > 0
+        assert policy.default_timeout_microseconds > 0

@@ -1,0 +1,147 @@
+"""What the endpoint's stages decide by themselves: no tritonserver."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rt4ksr_client import pictures
+from rt4ksr_client.errors import PictureError
+from rt4ksr_client.pictures import Surroundings
+from rt4ksr_server.stages.encoding import Encoding, Encodings
+from rt4ksr_server.stages.inspection import Limits, inspect
+from rt4ksr_server.stages.sidecar import Sidecar
+
+
+def encoded(format_name: str, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (9, 7)).save(buffer, format_name)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+def test_a_file_is_told_by_its_content(name: str) -> None:
+    assert inspect(encoded(name.upper()), Limits()) == name
+    assert inspect(encoded(name.upper()) + bytes(9), Limits()) == name
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
+def test_every_beginning_of_a_file_is_refused(name: str) -> None:
+    data = encoded(name)
+    for length in range(len(data)):
+        with pytest.raises(PictureError):
+            inspect(data[:length], Limits())
+
+
+def test_a_limit_of_bytes_is_kept() -> None:
+    data = encoded("PNG")
+    inspect(data, Limits(max_bytes=len(data)))
+
+    with pytest.raises(PictureError, match=f"takes at most {len(data) - 1} a picture"):
+        inspect(data, Limits(max_bytes=len(data) - 1))
+
+
+@pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_px": -1}], ids=str)
+def test_limits_that_nothing_meets_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        Limits(**limits)
+
+
+def test_defaults_come_from_the_configuration() -> None:
+    encodings = Encodings.from_config(
+        {"default_format": "webp", "default_quality_webp": "70", "default_quality_jpeg": "60"}
+    )
+
+    assert encodings.wanted({}) == Encoding("webp", 70)
+    assert encodings.wanted({"FORMAT": "jpg"}) == Encoding("jpeg", 60)
+    assert encodings.wanted({"format": "png", "quality": "7"}) == Encoding("png", 7)
+    assert Encodings().wanted({}) == Encoding("jpeg", None)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"default_format": "gif"}, {"default_quality_jpeg": "101"}], ids=str
+)
+def test_a_configuration_that_no_request_could_ask_for_is_refused(
+    parameters: dict[str, str],
+) -> None:
+    with pytest.raises(PictureError):
+        Encodings.from_config(parameters)
+
+
+def test_a_sidecar_comes_through_as_it_was() -> None:
+    alpha = Image.linear_gradient("L").resize((9, 7))
+    info = {"icc_profile": b"\0\xff", "exif": b"Exif\0\0", "xmp": b"<x/>", "dpi": (72.0, 96.5)}
+    sent = Sidecar(9, 7, Surroundings(alpha, True, info))
+
+    found = Sidecar.from_bytes(sent.to_bytes())
+
+    assert (found.width_px, found.height_px) == (9, 7)
+    assert found.surroundings.gray
+    assert found.surroundings.info == info
+    assert found.surroundings.alpha is not None
+    np.testing.assert_array_equal(np.asarray(found.surroundings.alpha), np.asarray(alpha))
+
+
+def test_a_sidecar_of_an_opaque_picture_is_small() -> None:
+    _, surroundings = pictures.split(Image.new("RGB", (1920, 1080)))
+
+    assert len(Sidecar(1920, 1080, surroundings).to_bytes()) < 200
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (8, 6)])
+def test_padding_is_cut_off_again(size: tuple[int, int], scale: int) -> None:
+    width, height = size
+    upscaled = np.zeros(((height + height % 2) * scale, (width + width % 2) * scale, 3), np.uint8)
+
+    cropped = Sidecar(width, height, Surroundings(None, False)).crop(upscaled)
+
+    assert cropped.shape == (height * scale, width * scale, 3)
+
+
+@pytest.mark.parametrize("shape", [(16, 20, 3), (15, 20, 3), (2, 2, 3)], ids=str)
+def test_a_frame_that_is_not_the_pictures_is_refused(shape: tuple[int, ...]) -> None:
+    sidecar = Sidecar(9, 7, Surroundings(None, False))
+    fits = shape == (16, 20, 3)
+    if fits:
+        sidecar.crop(np.zeros(shape, np.uint8))
+        return
+    with pytest.raises(PictureError, match="does not become"):
+        sidecar.crop(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("stage", ["decode", "encode"])
+def test_where_the_package_is_missing_the_model_says_what_to_install(
+    root: Path, stage: str
+) -> None:
+    program = root / "model_repository" / f"rt4ksr_{stage}" / "1" / "model.py"
+
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", program], capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 1
+    assert "the image endpoint needs rt4ksr_server: install rt4ksr-triton" in ended.stderr
+
+
+def test_the_stages_load_nothing_but_what_they_need() -> None:
+    program = (
+        "import json, sys, types\n"
+        "sys.modules['triton_python_backend_utils'] = types.ModuleType('pb')\n"
+        "import rt4ksr_server.stages.decode, rt4ksr_server.stages.encode\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+    loaded = set(json.loads(printed))
+    assert {"numpy", "PIL"} <= loaded
+    assert not {"grpc", "google", "tritonclient", "click", "rich", "onnxruntime"} & loaded
