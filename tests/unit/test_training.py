@@ -92,11 +92,13 @@ def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
     photographs: Path, tmp_path: Path
 ) -> None:
     heard = Heard()
-    recipe = Recipe(scale=2, iterations=60, **SMALL)
+    # One loss all along, steps and an average that suit so few: no matter how a processor rounds.
+    steady = {"l2_from": 1.0, "learning_rate": 1e-3, "ema_decay": 0.9}
+    recipe = Recipe(scale=2, iterations=60, **SMALL, **steady)
 
     assert trainer(photographs, tmp_path, recipe, save_every=30).train(heard)
 
-    assert heard.losses[-1] < 0.9 * heard.losses[0]
+    assert np.mean(heard.losses[-10:]) < 0.6 * np.mean(heard.losses[:10])
     assert heard.rows[1].psnr_db > heard.rows[0].psnr_db
     assert [row.iteration for row in Run(tmp_path).rows()] == [30, 60]
     assert {path.name for path in tmp_path.iterdir()} == {
