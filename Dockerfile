@@ -6,8 +6,8 @@ ARG TRITON_VERSION=26.09
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3 AS tritonserver
 
 
-# Has Python, torch and the TensorRT of this very Triton release, so that its plans load there.
-FROM tritonserver AS builder
+# This project, for the two images below.
+FROM tritonserver AS wheel
 
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -16,10 +16,17 @@ COPY export export
 COPY loadtest loadtest
 COPY server server
 COPY model_repository model_repository
+RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+
+# Has Python, torch and the TensorRT of this very Triton release, so that its plans load there.
+FROM tritonserver AS builder
+
 # TRT_VERSION is set by NVIDIA's image; the rest has its versions in pyproject.toml.
 # hadolint ignore=DL3013
-RUN python3 -m pip install --no-cache-dir --break-system-packages \
-    ".[export]" "tensorrt-cu13==${TRT_VERSION%%+*}"
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    python3 -m pip install --no-cache-dir --break-system-packages \
+    "$(echo /wheels/*.whl)[export]" "tensorrt-cu13==${TRT_VERSION%%+*}"
 # For whoever it is run as: `--user "$(id -u)"` makes the plans yours.
 ENV HOME=/tmp
 USER 1000:1000
@@ -29,6 +36,10 @@ ENTRYPOINT ["rt4ksr", "export"]
 
 FROM tritonserver AS server
 
+# The stages of the image endpoint are Python models: the client's own picture code, with Pillow.
+# hadolint ignore=DL3013
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    python3 -m pip install --no-cache-dir --break-system-packages /wheels/*.whl
 # Of NVIDIA's backends only those that can be asked for by this project's models.
 RUN find /opt/tritonserver/backends -mindepth 1 -maxdepth 1 \
         ! -name onnxruntime ! -name tensorrt ! -name python -exec rm -r {} + \

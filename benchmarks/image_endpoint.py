@@ -66,6 +66,7 @@ GIGABIT_MB_PER_S = 117.5  # what TCP leaves of 125
 SHAPED = "tbf rate 1gbit burst 256kb latency 50ms"
 WITH_SBIN = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 PARTS = {"decode": DECODE_STAGE, "network": SPEC.name, "encode": ENCODE_STAGE}
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 ITSELF = "tritonserver"
 
 
@@ -124,16 +125,20 @@ def main() -> None:
     words = ("TRANSPORT", "URL", "KIND", "CLIENTS", "FRAMES")
     parser.add_argument("--client", nargs=5, metavar=words, help=client)
     arguments = parser.parse_args()
-    # What `with` blocks hold is given back then too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        if arguments.client:
-            transport, url, kind, clients, frames = arguments.client
-            print(json.dumps(send(url, Load(transport, kind, int(clients), int(frames)))))
-        else:
-            report(arguments.rounds, real=not arguments.skip_real, link=not arguments.skip_link)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    for number in STOPPING:
+        signal.signal(number, stop)
+    if arguments.client:
+        transport, url, kind, clients, frames = arguments.client
+        print(json.dumps(send(url, Load(transport, kind, int(clients), int(frames)))))
+    else:
+        report(arguments.rounds, real=not arguments.skip_real, link=not arguments.skip_link)
+
+
+def stop(number: int, _: object) -> None:
+    """End, and give back what ``with`` blocks hold: a second signal does not interrupt that."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def report(rounds: int, *, real: bool, link: bool) -> None:
@@ -315,7 +320,7 @@ def gigabit_link() -> Iterator[tuple[str, str]]:
 
 
 def system(program: str, words: str, *, check: bool = True) -> None:
-    """Run ``ip`` or ``tc``; Ctrl-C, which is for a whole session, does not end what cleans up."""
+    """Run ``ip`` or ``tc``, out of Ctrl-C's reach: they clean up too."""
     command = [program, *words.split()]
     done = subprocess.run(command, env=WITH_SBIN, capture_output=True, start_new_session=True)
     if check and done.returncode:

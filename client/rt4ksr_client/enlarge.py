@@ -14,10 +14,9 @@ from typing import IO
 
 from PIL import Image
 
-from rt4ksr_client import animation, files, sizing
+from rt4ksr_client import animation, files, metadata, sizing
 from rt4ksr_client.calls import Cancellation
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.metadata import upright
 from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import join, split, warn
 
@@ -93,7 +92,8 @@ def enlarge(
         shots, durations_ms = _upscaled(image, str(source), format_name, upscale, done)
     if settings.strip_metadata:
         for shot in shots:
-            shot.info.clear()
+            for name in metadata.KEPT:
+                shot.info.pop(name, None)
     timing = animation.timing(format_name, durations_ms, image.info.get("loop"))
     with done.timed("encode"):
         _write(shots, target, format_name, settings, timing)
@@ -126,7 +126,7 @@ def _upscaled(
             pair = next(pairs, None)
             if pair is None:
                 return shots, durations_ms
-            still = upright(pair[0])
+            still = metadata.upright(pair[0])
         done.before_px = still.size
         with done.timed("upscale"):
             shots.append(upscale(still))

@@ -162,7 +162,12 @@ def encode(
     quality: int | None = None,
     **animation: Any,
 ) -> None:
-    """Write ``images``, several of them as an animation, in a format of :data:`FORMATS`."""
+    """Write ``images``, several of them as an animation, in a format of :data:`FORMATS`.
+
+    A JPEG of quality 90 or more has its colours at full resolution, unless what became it was a
+    JPEG that had not: half the resolution of the larger picture then holds them as well, for two
+    thirds of the time.
+    """
     info = {str(key): value for key, value in images[0].info.items()}
     described, left_out = metadata.save_options(info, format_name)
     if left_out:
@@ -171,7 +176,7 @@ def encode(
     if quality is not None and format_name in _WITH_QUALITY:
         options["quality"] = quality
     if format_name == "JPEG" and options["quality"] >= 90:
-        options["subsampling"] = 0
+        options["subsampling"] = "4:2:0" if info.get(metadata.SUBSAMPLED) else "4:4:4"
     if format_name in _WITHOUT_ALPHA:
         images = [_flattened(image, format_name) for image in images]
     if len(images) > 1:

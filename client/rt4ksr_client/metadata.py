@@ -13,12 +13,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import (
+    ExifTags,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
 
-__all__ = ["KEPT", "collect", "save_options", "upright"]
+__all__ = ["KEPT", "SUBSAMPLED", "collect", "save_options", "upright"]
 
 KEPT: Final = ("icc_profile", "exif", "xmp", "iptc", "dpi")
 
+SUBSAMPLED: Final = "chroma_subsampled"
+"""In ``info`` of what was a JPEG with colours at half the resolution: twice as large, half the
+resolution holds them again."""
+
+_HALVED: Final = (1, 2)  # 4:2:2 and 4:2:0, as Pillow numbers them
 _IPTC_TAG, _XMP_TAG, _PHOTOSHOP_IPTC = 33723, 700, 0x0404
 _EXIF_TAGS: Final = frozenset(
     {
@@ -46,17 +58,20 @@ def upright(image: Image.Image) -> Image.Image:
     """Return the picture turned as its EXIF orientation says, without that tag."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         return image  # itself: a copy would not know its format
-    return ImageOps.exif_transpose(image)
+    turned = ImageOps.exif_transpose(image)
+    turned.info[SUBSAMPLED] = _is_subsampled(image)
+    return turned
 
 
 def collect(image: Image.Image) -> dict[str, Any]:
-    """Return what ``image`` says about itself, by the names of :data:`KEPT`."""
+    """Return what ``image`` says about itself, by :data:`KEPT` and :data:`SUBSAMPLED`."""
     found = {
         "icc_profile": image.info.get("icc_profile"),
         "exif": _exif(image),
         "xmp": _xmp(image),
         "iptc": _iptc(image),
         "dpi": _dpi(image),
+        SUBSAMPLED: image.info.get(SUBSAMPLED) or _is_subsampled(image),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -83,6 +98,12 @@ class _Format:
         """Whether ``value`` can be written."""
         small = self.limit_bytes is None or name in ("dpi", "icc_profile")  # profiles are split
         return name in self.places and (small or len(value) <= (self.limit_bytes or 0))
+
+
+def _is_subsampled(image: Image.Image) -> bool:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return False
+    return JpegImagePlugin.get_sampling(image) in _HALVED
 
 
 def _exif(image: Image.Image) -> bytes:

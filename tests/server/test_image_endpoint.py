@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from endpoint_calls import ENDPOINT, answered, encoded, opened, posted, upscaled
 from nearest_models import add_endpoints
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, JpegImagePlugin
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client import Upscaler, files
@@ -75,6 +75,19 @@ def test_every_format_is_read(endpoint_server: TritonServer, format_name: str) -
 
     small = np.asarray(opened(sent))
     np.testing.assert_array_equal(np.asarray(opened(data)), small.repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize("sampling", ["4:2:0", "4:4:4"])
+def test_the_colours_of_a_jpeg_keep_their_resolution(
+    endpoint_server: TritonServer, client: Upscaler, sampling: str
+) -> None:
+    sent = encoded(picture(), "JPEG", subsampling=sampling)
+
+    (data,) = upscaled(endpoint_server, sent)
+
+    found = JpegImagePlugin.get_sampling(Image.open(io.BytesIO(data)))
+    assert ("4:4:4", "4:2:2", "4:2:0")[found] == sampling
+    assert data == as_the_client_does(client, sent, "JPEG")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 7), (64, 48), (33, 17)], ids=str)

@@ -63,7 +63,10 @@ def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) ->
         "rt4ksr_loadtest/locustfile.py",
         "rt4ksr_loadtest/report/templates/run.html",
         "rt4ksr_server/backends/onnxruntime/model.py",
+        "rt4ksr_server/model_repository/rt4ksr_decode/1/model.py",
+        "rt4ksr_server/model_repository/rt4ksr_x2_image/1/.gitkeep",
         "rt4ksr_server/model_repository/rt4ksr_x3/1/model.onnx",
+        "rt4ksr_server/stages/decode.py",
     } <= names
     assert not [name for name in names if name.endswith(".pth")]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from rt4ksr_client import files, metadata
 from rt4ksr_client.errors import PictureError
@@ -224,3 +225,28 @@ def test_a_small_pictures_layout_tags_do_not_get_into_the_large_one() -> None:
     again.seek(0)
 
     np.testing.assert_array_equal(np.asarray(files.decode(again, "large.tiff")), np.asarray(large))
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options", "sampling"),
+    [
+        ("JPEG", {"subsampling": "4:2:0"}, "4:2:0"),
+        ("JPEG", {"subsampling": "4:2:2"}, "4:2:0"),
+        ("JPEG", {"subsampling": "4:4:4"}, "4:4:4"),
+        ("PNG", {}, "4:4:4"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_has_full_colour_resolution_unless_its_source_had_half(
+    format_name: str, options: dict[str, Any], sampling: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    small, large = io.BytesIO(), io.BytesIO()
+    noise("RGB").save(small, format_name, exif=exif, **options)
+
+    files.encode([enlarged(files.decode(small, "small"))], large, "JPEG")
+
+    found = JpegImagePlugin.get_sampling(Image.open(large))
+    assert ("4:4:4", "4:2:2", "4:2:0")[found] == sampling

@@ -114,6 +114,8 @@ def _bytes(text: str) -> bytes:
 def _value(key: str, value: Any) -> Any:
     if key in _BYTES:
         return _bytes(value)
+    if key == metadata.SUBSAMPLED:
+        return bool(value)
     if key != "dpi":
         raise ValueError(f"unknown {key!r}")
     across, down = (float(number) for number in value)
