@@ -89,6 +89,7 @@ def decode(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=formats)
         if max_px is not None and image.width * image.height > max_px:
+            image.close()
             raise PictureError(
                 f"{name}: refused as too large: {image.width}x{image.height} is more than "
                 f"{max_px} pixels"
