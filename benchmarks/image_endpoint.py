@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--skip-real", action="store_true", help="leave out the real model")
     parser.add_argument("--skip-link", action="store_true", help="leave out the 1 Gbit/s link")
+    parser.add_argument(
+        "--config", help="of the stages, beside the nearest model: gpu has more instances"
+    )
     client = "only send one load and print its rate as JSON; what runs in the namespace"
     words = ("TRANSPORT", "URL", "KIND", "CLIENTS", "FRAMES")
     parser.add_argument("--client", nargs=5, metavar=words, help=client)
@@ -131,7 +134,9 @@ def main() -> None:
         transport, url, kind, clients, frames = arguments.client
         print(json.dumps(send(url, Load(transport, kind, int(clients), int(frames)))))
     else:
-        report(arguments.rounds, real=not arguments.skip_real, link=not arguments.skip_link)
+        flags = [f"--model-config-name={arguments.config}"] if arguments.config else []
+        places = (not arguments.skip_real, not arguments.skip_link)
+        report(arguments.rounds, flags, real=places[0], link=places[1])
 
 
 def stop(number: int, _: object) -> None:
@@ -141,13 +146,13 @@ def stop(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def report(rounds: int, *, real: bool, link: bool) -> None:
-    """Print a table for each place, then all ratios."""
+def report(rounds: int, flags: list[str], *, real: bool, link: bool) -> None:
+    """Print a table for each place, then all ratios; ``flags`` are tritonserver's."""
     places: list[Results] = []
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), nearest_config(SPEC, max_batch_size=2), nearest_graph(SPEC.scale))
         add_endpoints(Path(folder), [SPEC.name])
-        with TritonServer(folder, metrics_port=None) as server:
+        with TritonServer(folder, metrics_port=None, extra_args=flags) as server:
             answer_bytes = print_heading(server, rounds)
             places.append(measured("nearest, loopback", server, rounds, FRAMES))
         if real:

@@ -99,6 +99,8 @@ def _stub_environment(wheel: Path) -> dict[str, str]:
         **os.environ,
         "LD_LIBRARY_PATH": _path_list(*libraries, os.environ.get("LD_LIBRARY_PATH")),
         "PATH": _path_list(str(Path(sys.executable).parent), os.environ.get("PATH")),
+        # Its backends are for the CPU; with a GPU in sight, KIND_AUTO would become KIND_GPU.
+        "CUDA_VISIBLE_DEVICES": "",
     }
 
 

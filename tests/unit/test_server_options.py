@@ -147,6 +147,16 @@ def test_the_wheel_is_recognised_by_its_binary_too() -> None:
     assert find_installation(by_default.binary) == by_default
 
 
+def test_the_tritonserver_of_the_wheel_sees_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    _, environment = find_installation().prepare(tmp_path)
+
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""  # KIND_AUTO stays with the CPU
+
+
 def test_a_server_that_was_not_started_says_so(repository: Path) -> None:
     server = TritonServer(repository)
     server.stop()
