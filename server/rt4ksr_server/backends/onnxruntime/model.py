@@ -171,6 +171,9 @@ def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSessi
 def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ORT_FATAL
+    # Threads that wait for the next frame by spinning take the cores from the codecs and win
+    # nothing: a frame takes as long without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = _whole_number(config, "intra_op_thread_count")
     options.inter_op_num_threads = _whole_number(config, "inter_op_thread_count")
     if not options.intra_op_num_threads:
