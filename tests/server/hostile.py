@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 from leftovers import server_name
@@ -35,3 +37,24 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
             case _:
                 changed[at:at] = rng.randbytes(rng.choice((1, 4, 9)))
     return bytes(changed)
+
+
+def sent_by_the_thousand(
+    way: Callable[[TritonServer, int, int], int], server: TritonServer, total: int
+) -> int:
+    """Call ``way(server, seed, count)`` from four threads at once; return the sum of its answers.
+
+    The server's memory must come back: after a tenth of it, its buffers are as large as they get.
+    """
+    senders = 4
+
+    def send(seed: int, share: int) -> int:
+        with ThreadPoolExecutor(senders) as pool:
+            calls = [pool.submit(way, server, seed + i, share) for i in range(senders)]
+            return sum(call.result() for call in calls)
+
+    send(100, total // 10 // senders)
+    before = resident_bytes(server)
+    answers = send(200, total // senders)
+    assert resident_bytes(server) - before < 48 * 2**20
+    return answers

