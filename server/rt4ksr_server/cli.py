@@ -66,6 +66,7 @@ def serve(
     \b
     rt4ksr serve
     rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video
+    rt4ksr serve --model rt4ksr_x2_image             takes pictures; its parts are loaded too
     rt4ksr serve --grpc-port 9001 -- --log-verbose=1
     rt4ksr serve --model-repository my_repository -- --model-config-name=fast
     """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from endpoint_calls import answered
+from nearest_models import add_endpoints
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
@@ -236,6 +237,25 @@ def test_the_command_sends_encoded_frames(
 
     assert ended.value.code == 0
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), doubled(photo))
+
+
+def test_a_server_for_the_call_has_the_endpoint_too(
+    nearest_repository: Callable[..., Path],
+    photo: Frame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    repository = nearest_repository(edit=lambda config: setattr(config, "max_batch_size", 2))
+    add_endpoints(repository, ["rt4ksr_x2"])
+    repository.rename(tmp_path / "model_repository")
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo).save(tmp_path / "in.png")
+
+    with pytest.raises(SystemExit) as ended:
+        main(["upscale", "in.png", "out.png", "--local", "--wire", "encoded"])
+
+    assert ended.value.code == 0
+    assert psnr_db(np.asarray(Image.open("out.png")), doubled(photo)) > 40
 
 
 def test_status_says_how_frames_travel_and_what_takes_pictures(

@@ -22,6 +22,7 @@ from rt4ksr_client.contract import (
     PICTURE_FORMATS,
     Content,
     PictureFormat,
+    image_endpoint,
     models_for,
 )
 from rt4ksr_client.errors import ModelNotReadyError, Rt4ksrError
@@ -56,7 +57,8 @@ class ServerChoice:
         if not self.local:
             yield self.url
             return
-        with local_server(models=models) as url:
+        endpoints = [image_endpoint(name) for name in models if self.wire != "raw"]
+        with local_server(models=[*models, *endpoints]) as url:
             yield url
 
     @contextmanager
