@@ -104,7 +104,7 @@ def _without_holes(rgba: Image.Image) -> Frame:
     colours, alpha = values[:, :, :3], values[:, :, 3:]
     if alpha.all():
         return np.ascontiguousarray(colours)
-    # Floating point from half the size on only: a quarter of the memory.
+    # Floating point from half the size on only: less than half of the memory and the time.
     premultiplied = colours.astype(np.uint16) * alpha
     half = np.rint(_filled(_halved(premultiplied), _halved(alpha))).astype(np.uint8)
     return np.where(alpha > 0, colours, _doubled(half, alpha.shape))

@@ -73,12 +73,16 @@ class Retries:
             DeadlineExceededError: the deadline has passed.
 
         """
+        failure: ServerError | None = None
         for attempts, pause_s in enumerate(self._backoff.pauses_s(), start=1):
+            if failure is not None and deadline.left_s <= 0:
+                raise failure  # the pause ended late: this says more than that time is up
             try:
                 answer = attempt(deadline.required_s(what))
             except ServerError as error:
                 if not self._worth_it(error, attempts) or pause_s >= deadline.left_s:
                     raise
+                failure = error
             else:
                 self._answered = True
                 return answer
