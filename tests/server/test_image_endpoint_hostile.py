@@ -22,7 +22,7 @@ from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
 
-FUZZED = 2000  # over each of gRPC and HTTP
+FUZZED = 1200  # over each of gRPC and HTTP
 NOISE = Image.fromarray(
     np.random.default_rng(3).integers(0, 256, (24, 32, 4), dtype=np.uint8), "RGBA"
 )
