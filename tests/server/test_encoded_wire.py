@@ -15,10 +15,11 @@ from nearest_models import add_endpoints
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
+from rt4ksr_client.calls import Deadline
 from rt4ksr_client.cli import main
 from rt4ksr_client.errors import DeadlineExceededError, ModelNotReadyError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import TransportName, link
+from rt4ksr_client.transports import GrpcTransport, TransportName, link
 from rt4ksr_client.transports.link import Verdict
 from rt4ksr_server import TritonServer
 
@@ -290,9 +291,6 @@ def test_a_limit_for_sources_does_not_limit_answers(
 
 
 def test_the_link_is_measured_in_seconds_a_byte(endpoint_server: TritonServer) -> None:
-    from rt4ksr_client.calls import Deadline
-    from rt4ksr_client.transports import GrpcTransport
-
     with GrpcTransport(endpoint_server.grpc_url) as transport:
         verdict = link.measured(transport, "jpeg", Deadline(30))
 

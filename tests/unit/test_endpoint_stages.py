@@ -107,13 +107,10 @@ def test_padding_is_cut_off_again(size: tuple[int, int], scale: int) -> None:
     assert cropped.shape == (height * scale, width * scale, 3)
 
 
-@pytest.mark.parametrize("shape", [(16, 20, 3), (15, 20, 3), (2, 2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(15, 20, 3), (16, 30, 3), (2, 2, 3)], ids=str)
 def test_a_frame_that_is_not_the_pictures_is_refused(shape: tuple[int, ...]) -> None:
     sidecar = Sidecar(9, 7, Surroundings(None, False))
-    fits = shape == (16, 20, 3)
-    if fits:
-        sidecar.crop(np.zeros(shape, np.uint8))
-        return
+
     with pytest.raises(PictureError, match="does not become"):
         sidecar.crop(np.zeros(shape, np.uint8))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.calls import Deadline
 from rt4ksr_client.contract import DECODE_STAGE, PictureFormat, image_endpoint
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.base import MessageTransport, Question, Transport
 from rt4ksr_client.transports.deciding import DecidingTransport
 from rt4ksr_client.transports.encoded import EncodedTransport
@@ -21,22 +20,6 @@ class AutoWireTransport(DecidingTransport):
         self._way = way
         self._format = format_
         self._has_endpoint: dict[str, bool] = {}
-
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        deadline = Deadline(timeout_s)
-        way = self._choose(deadline)
-        if way.wire == "encoded" and not self._endpoint(model, deadline):
-            way = self._way
-        left_s = deadline.required_s(self.address)
-        return way.infer(model, batch, timeout_s=left_s, cancellation=cancellation)
 
     def close(self) -> None:
         """Close the way."""
@@ -56,6 +39,12 @@ class AutoWireTransport(DecidingTransport):
             return EncodedTransport(plain, self._format, str(verdict))
         plain.wire_reason = str(verdict)
         return plain
+
+    def _way_of(self, model: str, deadline: Deadline) -> Transport:
+        chosen = self._choose(deadline)
+        if chosen.wire == "encoded" and not self._endpoint(model, deadline):
+            return self._way
+        return chosen
 
     def _endpoint(self, model: str, deadline: Deadline) -> bool:
         """Whether this very model has an endpoint; asked once."""

@@ -55,7 +55,7 @@ class DecidingTransport(Transport):
     ) -> Frame:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
         deadline = Deadline(timeout_s)
-        transport = self._choose(deadline)
+        transport = self._way_of(model, deadline)
         left_s = deadline.required_s(self.address)
         return transport.infer(model, batch, timeout_s=left_s, cancellation=cancellation)
 
@@ -77,6 +77,10 @@ class DecidingTransport(Transport):
         """Close what was chosen."""
         if self._chosen is not None:
             self._chosen.close()
+
+    def _way_of(self, model: str, deadline: Deadline) -> Transport:
+        """Return what frames for ``model`` go by."""
+        return self._choose(deadline)
 
     def _choose(self, deadline: Deadline) -> Transport:
         with self._lock:
