@@ -14,15 +14,20 @@ __all__ = ["is_ready"]
 _PROBE_TIMEOUT_S: Final = 2.0
 
 
-def is_ready(server_id: str, *, grpc_url: str | None, http_url: str | None) -> bool:
-    """Return whether the server started with ``--id=server_id`` has loaded all its models.
+def is_ready(
+    server_id: str, *, grpc_url: str | None, http_url: str | None, metrics_url: str | None
+) -> bool:
+    """Return whether the server started with ``--id=server_id`` is ready at all of these.
 
-    Its name is asked for as well: while ours loads, another server could answer at its port. HTTP
-    is preferred, for tritonserver opens it after gRPC.
+    It has loaded all its models then. tritonserver opens gRPC, HTTP and the metrics in this order,
+    so the last two of those it has are asked. Its name is asked for as well: while ours loads,
+    another server could answer at its port.
     """
     if http_url is not None:
-        return _is_ready_by_http(http_url, server_id)
-    return grpc_url is not None and _is_ready_by_grpc(grpc_url, server_id)
+        ready = _is_ready_by_http(http_url, server_id)
+    else:
+        ready = grpc_url is not None and _is_ready_by_grpc(grpc_url, server_id)
+    return ready and (metrics_url is None or _has_metrics(metrics_url))
 
 
 def _is_ready_by_http(url: str, server_id: str) -> bool:
@@ -53,3 +58,14 @@ def _is_ready_by_grpc(url: str, server_id: str) -> bool:
         return False
     finally:
         client.close()
+
+
+def _has_metrics(url: str) -> bool:
+    connection = http.client.HTTPConnection(url, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

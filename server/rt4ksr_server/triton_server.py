@@ -171,8 +171,11 @@ class TritonServer:
         self._process = None
 
     def _wait_until_ready(self, process: SupervisedProcess, name: str, deadline_s: float) -> None:
-        urls = {service: self._url(service) for service in self._ports}
-        while not is_ready(name, grpc_url=urls.get("grpc"), http_url=urls.get("http")):
+        urls = {
+            f"{service}_url": self._url(service) if service in self._ports else None
+            for service in SERVICES
+        }
+        while not is_ready(name, **urls):
             status = process.poll()
             if status is not None:
                 process.wait()

@@ -137,7 +137,6 @@ for _ in upscaler.map(np.zeros((540, 960, 3), np.uint8) for _ in range(10**6)):
 def test_a_client_that_is_killed_leaves_nothing_for_long(
     nearest_server: TritonServer, signal_number: signal.Signals
 ) -> None:
-    before = set(Path("/dev/shm").iterdir())
     with subprocess.Popen(
         [sys.executable, "-c", _CLIENT, nearest_server.grpc_url],
         stdout=subprocess.PIPE,
@@ -151,13 +150,28 @@ def test_a_client_that_is_killed_leaves_nothing_for_long(
         client.wait(20)
 
     assert time.monotonic() - begin_s < 5
-    # Other processes make and remove regions of their own meanwhile; this client's are not there.
-    assert not [p for p in set(Path("/dev/shm").iterdir()) - before if f"_{client.pid}_" in p.name]
     assert not left_at(nearest_server, client.pid)
+    assert not names_left(client.pid)
+
+
+def test_a_region_that_was_never_registered_goes_with_the_next_client(
+    nearest_server: TritonServer,
+) -> None:
+    make = "from rt4ksr_client.transports.regions import SystemRegion; SystemRegion(4096)"
+    with subprocess.Popen([sys.executable, "-c", make]) as client:
+        assert client.wait(20) == 0
+    assert len(names_left(client.pid)) == 1
+    assert not left_at(nearest_server, client.pid)
+    assert not names_left(client.pid)
+
+
+def names_left(pid: int) -> list[str]:
+    """What is left of ``pid`` in /dev/shm."""
+    return [path.name for path in Path("/dev/shm").iterdir() if f"_{pid}_" in path.name]
 
 
 def left_at(server: TritonServer, pid: int) -> list[str]:
-    """What the server still maps of ``pid``, a second after the next client started."""
+    """What the server still maps of ``pid``, up to a second after the next client started."""
     for _ in range(20):
         with Upscaler(server.grpc_url) as upscaler:
             assert upscaler.transport_name == "shm"

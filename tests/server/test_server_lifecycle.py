@@ -17,6 +17,7 @@ import pytest
 from conftest import RepositoryFactory
 from leftovers import (
     becomes_true,
+    free_port,
     group_is_gone,
     regions,
     scratch_folder,
@@ -28,6 +29,7 @@ from nearest_models import infer, nearest
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError, ServerStartError
 from rt4ksr_server import TritonServer
+from rt4ksr_server.readiness import is_ready
 
 pytestmark = pytest.mark.server
 
@@ -108,6 +110,20 @@ def _pending_requests(server: TritonServer) -> int:
         text = answer.read().decode()
     match = re.search(r"^nv_inference_pending_request_count{.*} (\d+)$", text, re.MULTILINE)
     return int(match[1]) if match else 0
+
+
+def test_it_is_ready_once_each_of_its_services_answers(nearest_server: TritonServer) -> None:
+    name, nobody = server_name(nearest_server.http_url), f"127.0.0.1:{free_port()}"
+    urls = {
+        "grpc_url": nearest_server.grpc_url,
+        "http_url": nearest_server.http_url,
+        "metrics_url": nearest_server.metrics_url,
+    }
+    assert is_ready(name, **urls)
+    assert is_ready(name, **(urls | {"http_url": None}))
+    assert not is_ready(name, **(urls | {"http_url": nobody}))
+    assert not is_ready(name, **(urls | {"metrics_url": nobody}))
+    assert not is_ready("another", **urls)
 
 
 def test_two_servers_on_one_machine_do_not_see_each_other(

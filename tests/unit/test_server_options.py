@@ -125,8 +125,9 @@ def test_two_services_cannot_share_a_port() -> None:
 
 def test_nothing_at_a_port_is_not_ready() -> None:
     port = resolve_ports("127.0.0.1", {"grpc": 0})["grpc"]
-    assert not is_ready("name", grpc_url=None, http_url=f"127.0.0.1:{port}")
-    assert not is_ready("name", grpc_url=f"127.0.0.1:{port}", http_url=None)
+    url = f"127.0.0.1:{port}"
+    assert not is_ready("name", grpc_url=None, http_url=url, metrics_url=None)
+    assert not is_ready("name", grpc_url=url, http_url=None, metrics_url=None)
 
 
 def test_a_tritonserver_on_the_path_comes_first_and_is_left_as_it_is(
