@@ -85,7 +85,7 @@ def test_closed_loop_throughput_is_users_by_latency_and_the_totals_are_the_serve
     calibrated: ServerFactory, tmp_path: Path
 ) -> None:
     with calibrated(delay_s=0.2, instances=4) as server:
-        result = run(server, tmp_path, "--users", "4", "--profile", "steady", "--duration", "10s")
+        result = run(server, tmp_path, "--users", "4", "--profile", "steady", "--duration", "6s")
 
     # Little's law, which holds whatever a busy machine adds to the delay.
     answers_per_s = result.totals.goodput_fps / FRAMES_PER_ANSWER
@@ -102,7 +102,7 @@ def test_open_loop_latency_grows_above_saturation_where_a_closed_loop_stays_flat
     calibrated: ServerFactory, tmp_path: Path
 ) -> None:
     # 5 answers a second are possible, 10 requests a second are due: the n-th is due at n * 100 ms
-    # and answered at n times what an answer takes, which is 200 ms and what the server adds.
+    # and answered at n times what an answer takes, which is 200 ms and what the machine adds.
     steady = ("--profile", "steady", "--duration", "4s")
     with calibrated(delay_s=0.2) as server:
         opened = run(server, tmp_path / "open", *steady, "--fps", "10")
@@ -110,11 +110,10 @@ def test_open_loop_latency_grows_above_saturation_where_a_closed_loop_stays_flat
 
     assert opened.totals.right >= 35
     assert opened.server is not None
-    answer_ms = opened.server.infer_ms
-    assert 200 <= answer_ms < 300
-    expected_ms = opened.totals.right * (answer_ms - 100)
-    assert opened.latency.max_ms == pytest.approx(expected_ms, rel=0.2)
-    assert closed.latency.max_ms < 1000
+    assert opened.server.infer_ms >= 200
+    expected_ms = opened.totals.right * (opened.server.infer_ms - 100)
+    assert 0.8 * expected_ms <= opened.latency.max_ms <= 1.5 * expected_ms
+    assert closed.latency.max_ms < opened.latency.max_ms / 2
     assert opened.totals.achieved_fps < 0.8 * opened.totals.offered_fps
     assert any("above saturation" in warning for warning in opened.warnings)
     growing = [i.p50_ms for i in opened.intervals if i.goodput_fps]
@@ -140,14 +139,14 @@ def test_several_processes_add_up_and_one_that_is_killed_is_said(
 ) -> None:
     words = ("--users", "4", "--profile", "steady", "--processes", "2")
     with calibrated(delay_s=0.05, instances=4) as server:
-        result = run(server, tmp_path / "both", *words, "--duration", "6s")
-
+        result = run(server, tmp_path / "both", *words, "--duration", "4s")
+        before = answered(server)
         started = subprocess.Popen(
-            [*command(server, tmp_path / "one"), *words, "--duration", "8s"],
+            [*command(server, tmp_path / "one"), *words, "--duration", "6s"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(7)
+        assert becomes_true(lambda: answered(server) > before + 50, timeout_s=60)
         children = psutil.Process(started.pid).children(recursive=True)
         workers = [
             child for child in children if child.children() == [] and "locust" in child.cmdline()
@@ -175,7 +174,7 @@ def test_ctrl_c_ends_a_soak_with_its_report_and_leaves_nothing(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        time.sleep(7)
+        assert becomes_true(lambda: answered(server) > 20, timeout_s=60)
         children = psutil.Process(started.pid).children(recursive=True)
         for process in (psutil.Process(started.pid), *children):
             process.send_signal(signal.SIGINT)  # as a terminal does
@@ -184,7 +183,7 @@ def test_ctrl_c_ends_a_soak_with_its_report_and_leaves_nothing(
         assert started.returncode == 0, output.decode()
         assert shared_memory() == before
     result = read_result(tmp_path)
-    assert result.totals.right > 20
+    assert result.totals.right >= 20
     assert result.settings.profile == "soak"
     assert "report.html" in output.decode()
 
@@ -200,7 +199,7 @@ def test_a_server_that_comes_back_is_an_outage_with_its_length(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(6)
+        assert becomes_true(lambda: answered(server) > 20, timeout_s=60)
         gone_s = time.time()
     with calibrated(grpc_port=port):
         back_s = time.time()
@@ -275,6 +274,14 @@ def live(address: str) -> dict[str, Any]:
     stats = json.loads(page(f"{address}/stats/requests"))
     row: dict[str, Any] = stats["extended_stats"][0]["data"][0]
     return row
+
+
+def answered(server: TritonServer) -> int:
+    """How many requests it has answered."""
+    url = f"http://{server.http_url}/v2/models/{X2.name}/stats"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        statistics = json.load(answer)["model_stats"][0]
+    return int(statistics["inference_stats"]["success"]["count"])
 
 
 def shared_memory() -> set[str]:
