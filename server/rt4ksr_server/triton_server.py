@@ -37,7 +37,8 @@ class TritonServer:
 
     ``models`` are those of the repository to load; default: all. (tritonserver then lets whoever
     reaches it load others.) A port of 0 means a free one; None turns the service off. ``binary``
-    defaults to ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel.
+    defaults to ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel, which
+    wants a model's ``config.pbtxt`` to be complete: inputs, outputs and backend.
     ``extra_args`` are further tritonserver flags. ``log`` gets each line of its log, from another
     thread.
 

@@ -62,7 +62,8 @@ def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
 ) -> None:
     ports = {"grpc_port": free_port(), "http_port": free_port()}
     repository = nearest_repository()
-    first = TritonServer(repository, **ports).start()
+    # It would wait for the connections that an HTTP client keeps.
+    first = TritonServer(repository, exit_timeout_s=1, **ports).start()
     try:
         with (
             Upscaler(address(first, name), transport=name) as upscaler,
