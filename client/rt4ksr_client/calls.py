@@ -25,16 +25,18 @@ class Deadline:
         """Seconds until then, negative afterwards."""
         return self._end_s - time.monotonic()
 
-    def required_s(self, what: str) -> float:
+    def required_s(self, what: str = "") -> float:
         """Return the seconds left.
 
         Raises:
-            DeadlineExceededError: there are none; ``what`` names what was waited for.
+            DeadlineExceededError: there are none; ``what`` names what was waited for, unless who
+                catches the error does.
 
         """
         left_s = self.left_s
         if left_s <= 0:
-            raise DeadlineExceededError(f"{what}: no answer within {self.timeout_s:g} s")
+            about = f"{what}: " if what else ""
+            raise DeadlineExceededError(f"{about}no answer within {self.timeout_s:g} s")
         return left_s
 
 

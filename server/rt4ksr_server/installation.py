@@ -31,7 +31,7 @@ _KEEP_MEMORY = ":".join(
     for setting in ("hugetlb=1", "mmap_threshold=268435456", "trim_threshold=1073741824")
 )
 # Else each model starts a Python process to be asked what its config leaves out, which for the
-# backend of ours is nothing, and takes half of a server's start.
+# backend of ours is nothing, and takes a third of a server's start.
 _COMPLETE_CONFIGS_ONLY = "--disable-auto-complete-config"
 _HOW_TO_GET_ONE = "install rt4ksr-triton[server] (Linux, Python 3.10 to 3.12) or name a binary"
 

@@ -219,7 +219,7 @@ def test_an_animation_keeps_every_frame_and_its_time(url: str, tmp_path: Path, s
 
     assert run(url, source, target).exit_code == 0
     with Image.open(target) as large:
-        assert large.n_frames == 4  # type: ignore[attr-defined]
+        assert large.n_frames == 4
         for index, duration_ms in enumerate((100, 200, 50, 300)):
             large.seek(index)
             assert large.info["duration"] == duration_ms

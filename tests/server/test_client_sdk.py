@@ -203,7 +203,7 @@ def test_closing_map_early_ends_it_and_keeps_the_client_usable(upscaler: Upscale
     next(results)
     begin_s = time.monotonic()
 
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
     assert time.monotonic() - begin_s < 5
     np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))

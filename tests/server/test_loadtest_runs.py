@@ -85,11 +85,12 @@ def test_closed_loop_throughput_is_users_by_latency_and_the_totals_are_the_serve
     calibrated: ServerFactory, tmp_path: Path
 ) -> None:
     with calibrated(delay_s=0.2, instances=4) as server:
-        result = run(server, tmp_path, "--users", "4", "--profile", "steady", "--duration", "6s")
+        result = run(server, tmp_path, "--users", "4", "--profile", "steady", "--duration", "10s")
 
     # Little's law, which holds whatever a busy machine adds to the delay.
     answers_per_s = result.totals.goodput_fps / FRAMES_PER_ANSWER
-    assert answers_per_s * result.latency.mean_ms / 1000 == pytest.approx(4, rel=0.1)
+    assert answers_per_s * result.latency.mean_ms / 1000 == pytest.approx(4, rel=0.05)
+    assert 200 <= result.latency.p50_ms <= 1.05 * result.latency.mean_ms
     assert result.totals.failures == {}
     assert result.server is not None
     assert result.server.success_count == result.totals.right
@@ -183,7 +184,7 @@ def test_ctrl_c_ends_a_soak_with_its_report_and_leaves_nothing(
         assert started.returncode == 0, output.decode()
         assert shared_memory() == before
     result = read_result(tmp_path)
-    assert result.totals.right >= 20
+    assert result.totals.right > 20
     assert result.settings.profile == "soak"
     assert "report.html" in output.decode()
 

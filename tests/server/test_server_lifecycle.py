@@ -95,7 +95,7 @@ def test_killing_its_supervisor_kills_it_and_its_stubs(
 
 def test_stopping_lets_a_request_in_flight_finish(nearest_repository: RepositoryFactory) -> None:
     def wait_in_the_queue(config: object) -> None:
-        config.dynamic_batching.max_queue_delay_microseconds = 1_500_000  # type: ignore[attr-defined]
+        config.dynamic_batching.max_queue_delay_microseconds = 1_500_000
 
     server = TritonServer(nearest_repository([X2], edit=wait_in_the_queue))
     with ThreadPoolExecutor(1) as pool, server:

@@ -144,7 +144,7 @@ def test_10_bit_is_said(upscaler: Upscaler, tmp_path: Path) -> None:
 def test_hdr_and_wide_gamut_are_refused(
     upscaler: Upscaler, tmp_path: Path, tags: dict[str, int], word: str
 ) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=2, **tags)  # type: ignore[arg-type]
+    source = make_video(tmp_path / "in.mp4", frames=2, **tags)
 
     with pytest.raises(VideoError, match=word):
         upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)

@@ -67,7 +67,7 @@ def test_closing_early_ends_what_is_under_way() -> None:
     assert next(results) == 0
     begin_s = time.monotonic()
 
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
     assert time.monotonic() - begin_s < 5
     assert threads() == 0

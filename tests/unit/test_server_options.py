@@ -33,7 +33,7 @@ def options(repository: Path, **changes: object) -> ServerOptions:
         "exit_timeout_s": 7.0,
         "extra_args": (),
     }
-    return ServerOptions(**{**arguments, **changes})  # type: ignore[arg-type]
+    return ServerOptions(**{**arguments, **changes})
 
 
 def test_every_service_is_bound_to_the_given_address_only(repository: Path) -> None:

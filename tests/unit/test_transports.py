@@ -127,7 +127,7 @@ def test_every_http_status_becomes_one_of_our_errors() -> None:
 def test_what_a_socket_raises_becomes_one_of_our_errors(
     raised: Exception, expected: type[ServerError]
 ) -> None:
-    assert type(error_for_os(raised, "host:1")) is expected
+    assert type(error_for_os(raised)) is expected
 
 
 def test_every_error_of_a_server_is_used() -> None:

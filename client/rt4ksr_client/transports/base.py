@@ -204,8 +204,7 @@ class Transport(abc.ABC):
         """
         if not isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
             about = f"{self.address}: {model}" if model else self.address
-            text = str(error).removeprefix(f"{self.address}: ")  # a deadline's has it already
-            return type(error)(f"{about}: {text}")
+            return type(error)(f"{about}: {error}")
         unreachable = ServerUnreachableError(
             f"no Triton server answers at {self.address}: start one with 'rt4ksr serve'"
         )

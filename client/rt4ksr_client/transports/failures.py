@@ -64,7 +64,7 @@ def error_for_http(status: int, text: str) -> ServerError:
     return ServerError(f"HTTP {status}: {text}") if kind is None else kind(text)
 
 
-def error_for_os(exc: Exception, text: str) -> ServerError:
+def error_for_os(exc: Exception) -> ServerError:
     """Return the error for what a socket or :mod:`http.client` raised."""
     kind = DeadlineExceededError if isinstance(exc, TimeoutError) else ServerUnreachableError
-    return kind(f"{text}: {exc or type(exc).__name__}")
+    return kind(str(exc) or type(exc).__name__)

@@ -123,11 +123,11 @@ class HttpTransport(MessageTransport):
             on_error.callback(connection.close)
             with (cancellation or Cancellation()).stopping(lambda: _shut_down(connection)):
                 try:
-                    connection.sock.settimeout(deadline.required_s(self.address))
+                    connection.sock.settimeout(deadline.required_s())
                     request.send(connection)
                     answer = read(connection, deadline)
                 except (OSError, http.client.HTTPException) as exc:
-                    raise error_for_os(exc, self.address) from exc
+                    raise error_for_os(exc) from exc
             if not self._closed:
                 on_error.pop_all()
                 self._idle.append(connection)
@@ -136,12 +136,12 @@ class HttpTransport(MessageTransport):
     def _connection(self, deadline: Deadline) -> http.client.HTTPConnection:
         with contextlib.suppress(IndexError):
             return self._idle.pop()
-        timeout_s = min(_CONNECT_TIMEOUT_S, deadline.required_s(self.address))
+        timeout_s = min(_CONNECT_TIMEOUT_S, deadline.required_s())
         connection = http.client.HTTPConnection(self.address, timeout=timeout_s)
         try:
             connection.connect()
         except OSError as exc:
-            raise error_for_os(ConnectionError(str(exc)), self.address) from exc
+            raise error_for_os(ConnectionError(str(exc))) from exc
         return connection
 
 
@@ -192,7 +192,7 @@ def _read_tensor(connection: http.client.HTTPConnection, deadline: Deadline) -> 
     except (TypeError, ValueError, KeyError, IndexError, MemoryError) as exc:
         raise ServerError(f"the server's response holds no picture: {exc!r}") from exc
     while content:
-        connection.sock.settimeout(deadline.required_s("the response"))
+        connection.sock.settimeout(deadline.required_s())
         received = response.readinto(content[:_CHUNK_BYTES])
         if not received:
             raise http.client.IncompleteRead(b"", len(content))

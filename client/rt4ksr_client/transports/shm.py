@@ -133,7 +133,7 @@ class ShmTransport(Transport):
 
     def _take(self, size_bytes: int, deadline: Deadline) -> Region:
         try:
-            return self._pool.take(size_bytes, timeout_s=deadline.required_s(self.address))
+            return self._pool.take(size_bytes, timeout_s=deadline.required_s())
         except ServerError as exc:
             raise self._explained(exc, "") from exc
 
@@ -146,7 +146,7 @@ class ShmTransport(Transport):
         cancellation: Cancellation | None,
     ) -> None:
         try:
-            self._control.send(request, deadline.required_s(self.address), cancellation)
+            self._control.send(request, deadline.required_s(), cancellation)
         except ServerError as exc:
             if isinstance(exc, ModelNotReadyError) and self._lost(regions):
                 raise ServerUnreachableError(f"{self.address}: the server was restarted") from exc
