@@ -38,9 +38,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "server"))
-from nearest_models import add_endpoints, nearest_config, nearest_graph, write_model
-
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rt4ksr_client.contract import (
     DECODE_STAGE,
     DEFAULT_MODELS,
@@ -53,6 +51,7 @@ from rt4ksr_client.transports import TransportName, open_transport
 from rt4ksr_client.transports.base import Transport
 from rt4ksr_client.transports.encoded import pictures_tensor
 from rt4ksr_server import TritonServer
+from support.nearest_models import add_endpoints, nearest_config, nearest_graph, write_model
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "docs" / "pictures" / "nuthatch_1080p.jpg"

@@ -16,12 +16,11 @@ from statistics import median
 
 import perf_analyzer as nvidia
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "server"))
-from nearest_models import nearest_config, nearest_graph, write_model
-
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_loadtest.result import read_result
 from rt4ksr_server import TritonServer
+from support.nearest_models import nearest_config, nearest_graph, write_model
 
 SPEC = DEFAULT_MODELS[2]
 TRANSPORTS = ("shm", "grpc", "http")

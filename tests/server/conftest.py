@@ -1,71 +1,94 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from entrypoint_flags import KEY, NEWER, OWN, container_flags
-from nearest_models import add_endpoints, nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import DEFAULT_MODELS, ModelSpec
 from rt4ksr_server import TritonServer
+from support.entrypoint import KEY, NEWER, OWN, container_flags
+from support.nearest_models import add_endpoints
+from support.servers import (
+    ConfigEdit,
+    RepositoryFactory,
+    ServerFactory,
+    ServerPool,
+    write_nearest_repository,
+)
 
-RepositoryFactory = Callable[..., Path]
+
+def batches_of_two(config: model_config_pb2.ModelConfig) -> None:
+    config.max_batch_size = 2
 
 
 @pytest.fixture(scope="session")
 def nearest_repository(tmp_path_factory: pytest.TempPathFactory) -> RepositoryFactory:
-    """A factory of repositories: ``nearest_repository()``, ``nearest_repository(specs)``.
+    """Write repositories: ``nearest_repository()``, ``nearest_repository(specs, edit=...)``."""
 
-    ``edit`` may change each config before it is written.
-    """
-
-    def make(
+    def write(
         specs: Iterable[ModelSpec] = DEFAULT_MODELS.values(),
         *,
-        edit: Callable[[model_config_pb2.ModelConfig], object] = lambda config: None,
+        edit: ConfigEdit = lambda config: None,
     ) -> Path:
-        repository = tmp_path_factory.mktemp("repository")
-        for spec in specs:
-            config = nearest_config(spec)
-            edit(config)
-            write_model(repository, config, nearest_graph(spec.scale))
-        return repository
+        folder = tmp_path_factory.mktemp("repository")
+        write_nearest_repository(folder, specs, edit)
+        return folder
 
-    return make
+    return write
 
 
 @pytest.fixture(scope="session")
-def nearest_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServer]:
-    """A running server with the default model of each scale, shared by all tests."""
-    with TritonServer(nearest_repository()) as server:
-        yield server
+def server_with() -> Iterator[ServerFactory]:
+    """Lend a running server: ``with server_with(nearest_repository([X2])) as server:``.
+
+    Tests with equal repositories and flags share one. For a server that the test stops, kills or
+    starts on a given port, use ``TritonServer``.
+    """
+    with ServerPool() as pool:
+        yield pool.lend
 
 
-@pytest.fixture(scope="session")
-def endpoint_server(nearest_repository: RepositoryFactory) -> Iterator[TritonServer]:
-    """A running server with the image endpoint of each default model, shared by all tests."""
-    repository = nearest_repository(edit=lambda config: setattr(config, "max_batch_size", 2))
-    add_endpoints(repository, [spec.name for spec in DEFAULT_MODELS.values()])
-    with TritonServer(repository) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def production(
-    nearest_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+@pytest.fixture(scope="module")
+def nearest_server(
+    server_with: ServerFactory, nearest_repository: RepositoryFactory
 ) -> Iterator[TritonServer]:
-    """A running server with the flags of the container, and ``entrypoint_flags.KEY``."""
+    """A running server with the default model of each scale."""
+    with server_with(nearest_repository()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def endpoint_server(
+    server_with: ServerFactory, nearest_repository: RepositoryFactory
+) -> Iterator[TritonServer]:
+    """A running server with the image endpoint of each default model."""
+    repository = nearest_repository(edit=batches_of_two)
+    add_endpoints(repository, [spec.name for spec in DEFAULT_MODELS.values()])
+    with server_with(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def production(
+    server_with: ServerFactory, nearest_repository: RepositoryFactory, production_flags: list[str]
+) -> Iterator[TritonServer]:
+    """A running server with the flags of the container, and ``entrypoint.KEY``."""
+    repository = nearest_repository(edit=batches_of_two)
+    add_endpoints(repository, ["rt4ksr_x2"])
+    with server_with(repository, extra_args=production_flags) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def production_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of the container as this machine's tritonserver takes them."""
     folder = tmp_path_factory.mktemp("entrypoint")
     (folder / "key").write_text(KEY)
     flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
-    extra = [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
-    repository = nearest_repository(edit=lambda config: setattr(config, "max_batch_size", 2))
-    add_endpoints(repository, ["rt4ksr_x2"])
-    with TritonServer(repository, extra_args=extra) as server:
-        yield server
+    return [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
 
 
 @pytest.fixture(scope="module")

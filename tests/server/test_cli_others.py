@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from videos import make_video
 
 from rt4ksr_client.cli.compare import compare
 from rt4ksr_client.cli.status import status
@@ -20,6 +19,7 @@ from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
 from rt4ksr_client.errors import MissingExtraError, ServerError
 from rt4ksr_client.local import local_server
 from rt4ksr_server import TritonServer
+from support.videos import make_video
 
 SERVED = {spec.name for spec in DEFAULT_MODELS.values()}
 

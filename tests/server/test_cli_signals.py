@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from leftovers import becomes_true, group_is_gone, region_prefix, regions, tritonserver_of
 from PIL import Image
 
 from rt4ksr_server import TritonServer
+from support.processes import becomes_true, group_is_gone, region_prefix, regions, tritonserver_of
 
 pytestmark = pytest.mark.server
 

@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from conftest import RepositoryFactory
-from leftovers import free_port
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
@@ -23,6 +21,8 @@ from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import TransportName, open_transport
 from rt4ksr_server import TritonServer
+from support.processes import free_port
+from support.servers import RepositoryFactory
 
 pytestmark = pytest.mark.server
 

@@ -11,14 +11,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from entrypoint_flags import KEY
-from monitoring_files import selectors
 from tritonclient.grpc import service_pb2
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.status import read_status
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_server import TritonServer
+from support.entrypoint import KEY
+from support.monitoring import selectors
 
 pytestmark = pytest.mark.server
 

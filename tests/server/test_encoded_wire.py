@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoint_calls import answered
-from nearest_models import add_endpoints
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
@@ -22,6 +20,8 @@ from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import GrpcTransport, TransportName, link
 from rt4ksr_client.transports.link import Verdict
 from rt4ksr_server import TritonServer
+from support.image_endpoint import answered
+from support.nearest_models import add_endpoints
 
 pytestmark = pytest.mark.server
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoint_calls import ENDPOINT, answered, encoded, opened, posted, upscaled
-from nearest_models import add_endpoints
 from PIL import Image, ImageCms, JpegImagePlugin
 from tritonclient.utils import InferenceServerException
 
@@ -21,6 +19,8 @@ from rt4ksr_client import Upscaler, files
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError
 from rt4ksr_server import TritonServer
+from support.image_endpoint import ENDPOINT, answered, encoded, opened, posted, upscaled
+from support.nearest_models import add_endpoints
 
 pytestmark = pytest.mark.server
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from endpoint_calls import ENDPOINT, encoded, opened, posted, upscaled
-from hostile import mutated, resident_bytes, sent_by_the_thousand
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client.contract import MAX_PICTURE_BYTES
 from rt4ksr_server import TritonServer
+from support.fuzzing import mutated, resident_bytes, sent_by_the_thousand
+from support.image_endpoint import ENDPOINT, encoded, opened, posted, upscaled
 
 pytestmark = pytest.mark.server
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
-from leftovers import becomes_true
-from nearest_models import nearest_config
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client.contract import MODELS
 from rt4ksr_loadtest.result import RunResult, read_result
 from rt4ksr_server import TritonServer
+from support.nearest_models import nearest_config
+from support.processes import becomes_true
 
 pytestmark = pytest.mark.server
 
@@ -31,6 +31,7 @@ PROGRAM = (sys.executable, "-c", "from rt4ksr_client.cli import main; main()", "
 FRAME = ("--frame-size", "256x128")
 FRAMES_PER_ANSWER = 512 * 256 / (3840 * 2160)
 X2 = MODELS["rt4ksr_x2"]
+CALIBRATED_MODEL = Path(__file__).parents[1] / "support" / "calibrated_model.py"
 
 ServerFactory = Callable[..., AbstractContextManager[TritonServer]]
 
@@ -55,7 +56,7 @@ def calibrated(nearest_repository: Callable[..., Path]) -> ServerFactory:
         config.parameters["wrong_every"].string_value = str(wrong_every)
         version = repository / X2.name / "1"
         version.mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("calibrated_model.py"), version / "model.py")
+        shutil.copy(CALIBRATED_MODEL, version / "model.py")
         (repository / X2.name / "config.pbtxt").write_text(str(config))
         with TritonServer(repository, **ports) as server:
             yield server

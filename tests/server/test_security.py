@@ -12,13 +12,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from hostile import mutated, resident_bytes, sent_by_the_thousand
-from nearest_models import infer, nearest
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client.contract import INPUT_NAME, MAX_INPUT_PX, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_server import TritonServer
+from support.fuzzing import mutated, resident_bytes, sent_by_the_thousand
+from support.nearest_models import infer, nearest
 
 pytestmark = pytest.mark.server
 

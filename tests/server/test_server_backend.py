@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from leftovers import becomes_true, stub_pids
-from nearest_models import infer, nearest, nearest_config, nearest_graph, write_model
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_server import TritonServer
+from support.nearest_models import infer, nearest, nearest_config, nearest_graph, write_model
+from support.processes import becomes_true, stub_pids
 
 pytestmark = pytest.mark.server
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RepositoryFactory
-from leftovers import regions, server_name
+
+from support.processes import regions, server_name
+from support.servers import RepositoryFactory
 
 pytestmark = pytest.mark.server
 

@@ -14,8 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RepositoryFactory
-from leftovers import (
+
+from rt4ksr_client.contract import MODELS
+from rt4ksr_client.errors import ServerError, ServerStartError
+from rt4ksr_server import TritonServer
+from rt4ksr_server.readiness import is_ready
+from support.nearest_models import infer, nearest
+from support.processes import (
     becomes_true,
     free_port,
     group_is_gone,
@@ -24,12 +29,7 @@ from leftovers import (
     server_name,
     stub_pids,
 )
-from nearest_models import infer, nearest
-
-from rt4ksr_client.contract import MODELS
-from rt4ksr_client.errors import ServerError, ServerStartError
-from rt4ksr_server import TritonServer
-from rt4ksr_server.readiness import is_ready
+from support.servers import RepositoryFactory
 
 pytestmark = pytest.mark.server
 

@@ -8,13 +8,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from videos import COLOUR, FAST, av, centre, counted, decoded, make_video, seconds, sound_of, uneven
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.video import VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
+from support.videos import (
+    COLOUR,
+    FAST,
+    av,
+    centre,
+    counted,
+    decoded,
+    make_video,
+    seconds,
+    sound_of,
+    uneven,
+)
 
 pytestmark = pytest.mark.server
 

@@ -11,14 +11,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from leftovers import becomes_true, free_port
-from videos import FAST, centre, counted, decoded, make_video, seconds, sound_of, uneven
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.transports import TransportName
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
+from support.processes import becomes_true, free_port
+from support.videos import FAST, centre, counted, decoded, make_video, seconds, sound_of, uneven
 
 pytestmark = pytest.mark.server
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from dockerfile_parse import DockerfileParser
-from entrypoint_flags import ENTRYPOINT, container_flags, known_flags, run_entrypoint
 
 from rt4ksr_client.upscaler import DEFAULT_TIMEOUT_S
+from support.entrypoint import ENTRYPOINT, container_flags, known_flags, run_entrypoint
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 KEY = "0123456789abcdef0123456789abcdef"

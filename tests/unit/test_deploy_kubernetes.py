@@ -10,7 +10,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from entrypoint_flags import ROOT, container_flags, flags_by_name, known_flags
+
+from support.entrypoint import ROOT, container_flags, flags_by_name, known_flags
 
 Manifest = dict[str, Any]
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyOptions
-from entrypoint_flags import container_flags, flags_by_name, known_flags
-from monitoring_files import DEPLOY, dashboard, rules, selectors
+
+from support.entrypoint import container_flags, flags_by_name, known_flags
+from support.monitoring import DEPLOY, dashboard, rules, selectors
 
 Service = dict[str, Any]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import loadtest_samples as samples
 import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.compare import compare_page, compare_runs
 from rt4ksr_loadtest.compare_cli import compare_command
 from rt4ksr_loadtest.result import RunResult, write_result
+from support import loadtest_samples as samples
 
 SLOWER = {"latency_ms": 300.0, "fps": 12.0}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import loadtest_samples as samples
 import pytest
 from msgspec.structs import replace
 
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.gates import Objectives, figures_of, judge, judge_against, load_objectives
 from rt4ksr_loadtest.result import RunResult, Verdict, read_result, write_result
+from support import loadtest_samples as samples
 
 
 def toml(folder: Path, text: str) -> Path:

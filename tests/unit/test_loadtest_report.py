@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import loadtest_samples as samples
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
@@ -23,6 +22,7 @@ from rt4ksr_loadtest.report.distribution import distribution_of
 from rt4ksr_loadtest.report.drawing import FIRST
 from rt4ksr_loadtest.report.words import NONE
 from rt4ksr_loadtest.result import Outage, RunResult
+from support import loadtest_samples as samples
 
 EVIL = '<script>alert("1")</script>|`code`*_$x^2$&amp;' + "W" * 300
 OPEN = {"load_model": "open", "rate_fps": 20.0, "arrivals": "poisson"}

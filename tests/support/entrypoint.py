@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "deploy" / "container" / "entrypoint.sh"
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -20,7 +20,7 @@ OWN = {"model-repository", "exit-timeout-secs"} | {
 
 def known_flags() -> set[str]:
     """Return the flags that tritonserver knows, without dashes; the file tells the source."""
-    lines = (ROOT / "tests" / "unit" / "tritonserver_flags.txt").read_text().splitlines()
+    lines = Path(__file__).with_name("tritonserver_flags.txt").read_text().splitlines()
     return {line for line in lines if not line.startswith("#")}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
-from leftovers import server_name
 
 from rt4ksr_server import TritonServer
+from support.processes import server_name
 
 
 def resident_bytes(server: TritonServer) -> int:

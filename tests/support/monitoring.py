@@ -11,7 +11,7 @@ from typing import Any
 import promql_parser
 import yaml
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 # Grafana's and the adapter's placeholders, by something PromQL takes in their place.
 _PLACEHOLDERS = {
