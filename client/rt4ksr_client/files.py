@@ -1,4 +1,4 @@
-"""Pictures from and to files and streams: whole or not at all."""
+"""Read, write and encode picture files. A file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,20 +20,24 @@ from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
 __all__ = [
+    "ANIMATED_FORMATS",
     "FORMATS",
     "PNG_COMPRESS_LEVEL",
+    "animation_frames",
+    "atomic_write",
     "decode",
     "encode",
     "format_of",
+    "is_animated",
+    "on_white",
     "open_picture",
-    "reading",
+    "read_errors",
     "save_picture",
-    "writing",
-    "written_beside",
+    "write_errors",
 ]
 
 PNG_COMPRESS_LEVEL = 1
-"""A quarter of the time of Pillow's default 6, for files a fifth larger (4K photograph)."""
+"""Takes a quarter of the time of Pillow's default 6; files are a fifth larger (4K photograph)."""
 
 FORMATS: Final[dict[str, dict[str, Any]]] = {
     "PNG": {"compress_level": PNG_COMPRESS_LEVEL},
@@ -44,25 +48,40 @@ FORMATS: Final[dict[str, dict[str, Any]]] = {
     "BMP": {},
     "GIF": {},
 }
-"""Formats that are written, and their encoders' defaults: chosen so that encoding a 4K photograph
-takes 0.03 (JPEG) to 0.6 (PNG) seconds."""
+"""Formats that can be written and the defaults of their encoders. With them, encoding a 4K
+photograph takes 0.03 s (JPEG) to 0.6 s (PNG)."""
+
+ANIMATED_FORMATS: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 
 _WITH_QUALITY: Final = ("JPEG", "WEBP", "AVIF")
 _WITHOUT_ALPHA: Final = ("JPEG", "BMP")
+_DEFAULT_DURATION_MS: Final = 100
+"""How long browsers show a frame whose duration is 0."""
+_WRITE_FAILURES: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "you may not write there",
+    errno.EPERM: "you may not write there",
+    errno.ENOENT: "there is no such folder",
+    errno.ENOTDIR: "there is no such folder",
+    errno.EISDIR: "a folder has this name",
+    errno.ENAMETOOLONG: "the name is too long",
+}
 _opening = threading.Lock()
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Read and decode a picture, upright; of an animation the first frame.
+    """Read and decode a picture, upright; of an animation, the first frame.
 
     Raises:
         PictureError: no such file, not a picture, truncated, or more pixels than Pillow's limit
-            ``Image.MAX_IMAGE_PIXELS`` against decompression bombs.
+            against decompression bombs, ``Image.MAX_IMAGE_PIXELS``.
 
     """
     path = Path(path)
     image = decode(path, str(path))
-    with reading(str(path)):
+    with read_errors(str(path)):
         return metadata.upright(image)
 
 
@@ -73,62 +92,63 @@ def decode(
     formats: tuple[str, ...] | None = None,
     max_px: int | None = None,
 ) -> Image.Image:
-    """Read and decode the first frame, as it lies in the file; ``name`` is for messages.
+    """Read and decode the first frame as stored, without applying its orientation.
 
-    More than 8 bits a channel that Pillow would cut without a word are said as a warning. Only
-    ``formats``, by their names in Pillow, are tried; by default all. More than ``max_px`` pixels
-    are refused before they are decoded.
+    Warns with :class:`~rt4ksr_client.pictures.PictureWarning` when Pillow reduces more than 8 bits
+    per channel to 8.
+
+    Args:
+        source: a file, or a stream that can seek.
+        name: what messages call the picture.
+        formats: Pillow's names of the formats to try. Default: all.
+        max_px: reject larger pictures before decoding them.
 
     Raises:
-        PictureError: as :func:`open_picture`.
+        PictureError: as :func:`open_picture`, or more than ``max_px`` pixels.
 
     """
-    with reading(name):
-        # Pillow warns above its limit and refuses above twice of it; here the limit is the limit.
+    with read_errors(name):
+        # Pillow warns above its limit and raises above twice the limit; here the limit is strict.
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=formats)
         if max_px is not None and image.width * image.height > max_px:
             image.close()
             raise PictureError(
-                f"{name}: refused as too large: {image.width}x{image.height} is more than "
+                f"{name}: rejected as too large: {image.width}x{image.height} is more than "
                 f"{max_px} pixels"
             )
-        deep = _is_cut_to_8_bits(image, source)
+        reduced = _loses_bit_depth(image, source)
         image.load()
-    if deep:
-        warn(f"{name}: more than 8 bits a channel: upscaled and written with 8")
+    if reduced:
+        warn(f"{name}: more than 8 bits per channel: upscaled and written with 8")
     return image
 
 
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises in the block into PictureError."""
-    try:
-        yield
-    except PictureError:
-        raise
-    except FileNotFoundError:
-        raise PictureError(f"{name}: there is no such file") from None
-    except IsADirectoryError:
-        raise PictureError(f"{name}: a folder, not a picture") from None
-    except PermissionError:
-        raise PictureError(f"{name}: may not be read by this user") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise PictureError(f"{name}: refused as too large: {exc}") from exc
-    except UnidentifiedImageError as exc:
-        raise PictureError(
-            f"{name}: {'an empty file' if _is_empty(name) else 'not a picture'}"
-        ) from exc
-    except Exception as exc:  # decoders of broken files raise struct.error, IndexError, KeyError…
-        raise PictureError(f"{name}: cannot be read: {exc or type(exc).__name__}") from exc
+def is_animated(image: Image.Image) -> bool:
+    """Whether the file has several frames in time (the pages of a TIFF are not)."""
+    return image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1
+
+
+def animation_frames(image: Image.Image) -> Iterator[tuple[Image.Image, float]]:
+    """Yield each frame as a viewer shows it, and its duration in milliseconds.
+
+    Pillow composes partial frames onto the ones before them. The default image of an APNG is left
+    out if it is not part of the animation.
+    """
+    count = getattr(image, "n_frames", 1)
+    first = 1 if image.info.get("default_image") and count > 1 else 0
+    for index in range(first, count):
+        image.seek(index)
+        frame = image.copy()
+        yield frame, float(frame.info.get("duration") or _DEFAULT_DURATION_MS)
 
 
 def format_of(path: Path) -> str:
-    """Return the format that the suffix stands for.
+    """Return the format (a key of :data:`FORMATS`) that the file name's suffix stands for.
 
     Raises:
-        PictureError: none that is written here.
+        PictureError: no format that can be written.
 
     """
     name = Image.registered_extensions().get(path.suffix.lower())
@@ -141,128 +161,165 @@ def format_of(path: Path) -> str:
 def save_picture(
     image: Image.Image, path: str | os.PathLike[str], *, quality: int | None = None
 ) -> None:
-    """Encode by the suffix of ``path``; the file is there whole, or as it was.
+    """Write ``image`` in the format of the suffix of ``path``; on an error the old file stays.
 
-    Writes the metadata in ``image.info`` that the format has a place for.
+    Writes the metadata in ``image.info`` that the format supports. ``quality`` is 1 to 100, for
+    JPEG, WebP and AVIF.
 
     Raises:
-        PictureError: an unknown suffix, or a place that cannot be written.
+        PictureError: an unknown suffix, or the file cannot be written.
 
     """
     path = Path(path)
     format_name = format_of(path)
-    with writing(str(path)), written_beside(path) as beside, beside.open("wb") as target:
-        encode([image], target, format_name, quality=quality)
+    with write_errors(str(path)), atomic_write(path) as temporary:
+        temporary.write_bytes(encode([image], format_name, quality=quality))
 
 
 def encode(
-    images: list[Image.Image],
-    target: IO[bytes],
+    images: Sequence[Image.Image],
     format_name: str,
     *,
     quality: int | None = None,
-    **animation: Any,
-) -> None:
-    """Write ``images``, several of them as an animation, in a format of :data:`FORMATS`.
+    durations_ms: Sequence[float] = (),
+    loop: int | None = None,
+) -> bytes:
+    """Return ``images`` as a file of the format ``format_name``; several are an animation.
 
-    A JPEG of quality 90 or more has its colours at full resolution, unless what became it was a
-    JPEG that had not: half the resolution of the larger picture then holds them as well, for two
-    thirds of the time.
+    A JPEG of quality 90 or more keeps its colours at full resolution, except when its source was a
+    JPEG with subsampled chroma: at twice the size, half the resolution holds the same detail, for
+    two thirds of the time.
+
+    Args:
+        images: one picture, or the frames of an animation. The metadata in ``info`` of the first
+            is written where the format supports it.
+        format_name: a key of :data:`FORMATS`.
+        quality: 1 to 100, for JPEG, WebP and AVIF.
+        durations_ms: of each frame of an animation, in milliseconds. Default: 100 each.
+        loop: how often an animation plays; 0 is forever, None once.
+
     """
     info = {str(key): value for key, value in images[0].info.items()}
-    described, left_out = metadata.save_options(info, format_name)
-    if left_out:
-        warn(f"{format_name} has no place for the picture's {', '.join(left_out)}: left out")
+    described, dropped = metadata.save_options(info, format_name)
+    if dropped:
+        warn(f"{format_name} cannot store the picture's {', '.join(dropped)}: left out")
     options = {**FORMATS[format_name], **described}
     if quality is not None and format_name in _WITH_QUALITY:
         options["quality"] = quality
     if format_name == "JPEG" and options["quality"] >= 90:
         options["subsampling"] = "4:2:0" if info.get(metadata.SUBSAMPLED) else "4:4:4"
     if format_name in _WITHOUT_ALPHA:
-        images = [_flattened(image, format_name) for image in images]
+        if any(image.has_transparency_data for image in images):
+            warn(f"{format_name} has no transparency: put on white")
+        images = [on_white(image) for image in images]
     if len(images) > 1:
-        options |= {"save_all": True, "append_images": images[1:], **animation}
-    # Encoders seek, which standard output cannot.
+        options |= {"save_all": True, "append_images": images[1:]}
+        durations_ms = durations_ms or [_DEFAULT_DURATION_MS] * len(images)
+        options |= _timing(format_name, durations_ms, loop)
     buffer = io.BytesIO()
     images[0].save(buffer, format=format_name, **options)
-    target.write(buffer.getbuffer())
+    return buffer.getvalue()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return a picture with transparency as ``RGB`` or ``L`` on white; an opaque one unchanged."""
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("L" if image.mode == "LA" else "RGB")
 
 
 @contextmanager
-def writing(name: str) -> Iterator[None]:
-    """Turn what goes wrong while writing in the block into PictureError."""
+def read_errors(name: str) -> Iterator[None]:
+    """Raise :class:`PictureError` about ``name`` for any error of a decoder in the block."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise PictureError(f"{name}: a folder, not a picture") from None
+    except PermissionError:
+        raise PictureError(f"{name}: you may not read this file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise PictureError(f"{name}: rejected as too large: {exc}") from exc
+    except UnidentifiedImageError as exc:
+        is_empty = Path(name).is_file() and Path(name).stat().st_size == 0
+        raise PictureError(f"{name}: {'an empty file' if is_empty else 'not a picture'}") from exc
+    except Exception as exc:  # decoders of broken files raise struct.error, IndexError, KeyError…
+        raise PictureError(f"{name}: cannot be read: {exc or type(exc).__name__}") from exc
+
+
+@contextmanager
+def write_errors(name: str) -> Iterator[None]:
+    """Raise :class:`PictureError` about ``name`` for any error of encoding or writing in the block.
+
+    A broken pipe passes through.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as exc:
-        reason = _REASONS.get(exc.errno or 0, str(exc))
+        reason = _WRITE_FAILURES.get(exc.errno or 0, str(exc))
         raise PictureError(f"{name}: cannot be written: {reason}") from exc
     except (ValueError, KeyError, TypeError, OverflowError, SystemError) as exc:
         raise PictureError(f"{name}: cannot be written: {exc}") from exc
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a new file in the folder of ``path``; renamed to it at the end, removed on an error."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path``: renamed to ``path`` at the end, removed on an error.
+
+    Raises:
+        OSError: the folder cannot be written to.
+
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".rt4ksr-", suffix=path.suffix)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-_REASONS: Final = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "you may not write there",
-    errno.EPERM: "you may not write there",
-    errno.ENOENT: "there is no such folder",
-    errno.ENOTDIR: "there is no such folder",
-    errno.EISDIR: "a folder has this name",
-    errno.ENAMETOOLONG: "the name is too long",
-}
+def _timing(format_name: str, durations_ms: Sequence[float], loop: int | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"duration": [round(ms) for ms in durations_ms]}
+    if format_name == "AVIF":
+        return options
+    if format_name == "GIF":
+        options["disposal"] = 2  # clear each frame: the next may be transparent where this was not
+    if loop is not None or format_name != "GIF":
+        options["loop"] = 1 if loop is None else loop
+    return options
 
 
-def _flattened(image: Image.Image, format_name: str) -> Image.Image:
-    if "A" not in image.getbands():
-        return image
-    warn(f"{format_name} has no transparency: put on white")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white.convert("L" if image.mode == "LA" else "RGB")
-
-
-def _is_cut_to_8_bits(image: Image.Image, source: Path | IO[bytes]) -> bool:
-    """Whether Pillow drops bits without a word; known before the pixels are loaded."""
+def _loses_bit_depth(image: Image.Image, source: Path | IO[bytes]) -> bool:
+    """Whether Pillow silently reduces the picture to 8 bits; call it before ``image.load()``."""
     if image.mode.startswith(("I", "F")):
         return False
     if image.format == "AVIF":
-        header = _head(source)
+        header = _first_bytes(source)
         start = header.find(b"av1C")
         return 0 <= start < len(header) - 6 and bool(header[start + 6] & 0x40)
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
-def _head(source: Path | IO[bytes], length_bytes: int = 4096) -> bytes:
+def _first_bytes(source: Path | IO[bytes], length_bytes: int = 4096) -> bytes:
     if isinstance(source, Path):
         with source.open("rb") as stream:
             return stream.read(length_bytes)
-    place = source.tell()
+    position = source.tell()
     source.seek(0)
     header = source.read(length_bytes)
-    source.seek(place)
+    source.seek(position)
     return header
-
-
-def _is_empty(name: str) -> bool:
-    return Path(name).is_file() and Path(name).stat().st_size == 0
 
 
 def _umask() -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rt4ksr_client.errors import CheckpointError
-from rt4ksr_client.files import written_beside
+from rt4ksr_client.files import atomic_write
 from rt4ksr_export.network import RT4KSR, UNSHUFFLE, Architecture
 
 __all__ = ["load_network", "network_from_state", "save_network", "weights_sha256"]
@@ -75,8 +75,8 @@ def save_network(
 ) -> None:
     """Write the weights as ``.safetensors``; the file is there whole, or as it was."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    with written_beside(Path(path)) as beside:
-        beside.write_bytes(safetensors.torch.save(state, dict(metadata or {})))
+    with atomic_write(Path(path)) as temporary:
+        temporary.write_bytes(safetensors.torch.save(state, dict(metadata or {})))
 
 
 def weights_sha256(network: RT4KSR) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import CheckpointError, PictureError
-from rt4ksr_client.files import written_beside
+from rt4ksr_client.files import atomic_write
 from rt4ksr_export.checkpoint import load_network
 from rt4ksr_export.evaluate import (
     FRAMES,
@@ -101,8 +101,8 @@ def evaluate_command(
         scores = _scored(paths, int(scale), methods, conditions, console)
     rows = summary_table(scores, BASELINE)
     if plot is not None:
-        with written_beside(plot) as beside:
-            plot_gains(scores, BASELINE, beside)
+        with atomic_write(plot) as temporary:
+            plot_gains(scores, BASELINE, temporary)
     if as_json:
         summary = [asdict(row) for row in rows]
         click.echo(json.dumps({"summary": summary, "scores": [s.as_dict() for s in scores]}))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from rt4ksr_client.local import local_server
+from rt4ksr_client.cli.server import local_server
 from rt4ksr_loadtest.compare_cli import compare_command
 from rt4ksr_loadtest.options import ARRIVALS, PROFILES
 

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from rt4ksr_client.cli.compare import compare
+from rt4ksr_client.cli.server import local_server
 from rt4ksr_client.cli.status import status
 from rt4ksr_client.cli.upscale import upscale
 from rt4ksr_client.cli.video import video
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
 from rt4ksr_client.errors import MissingExtraError, ServerError
-from rt4ksr_client.local import local_server
 from rt4ksr_server import TritonServer
 from support.videos import make_video
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from rt4ksr_client.compare import bicubic_beside, compare_page
+from rt4ksr_client.cli.compare import bicubic_beside, compare_page
 
 
 def pictures_in(page: str) -> list[Image.Image]:

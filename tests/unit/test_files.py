@@ -14,19 +14,19 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import files
-from rt4ksr_client.batch import Job, default_target, is_done, jobs_in_folder
-from rt4ksr_client.compare import bicubic_beside, compare_page
+from rt4ksr_client.cli.compare import bicubic_beside, compare_page
+from rt4ksr_client.cli.jobs import Job, default_target, is_done, jobs_in_folder
+from rt4ksr_client.cli.output_size import Box, Enlargement, plan
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import PictureWarning
-from rt4ksr_client.sizing import Box, Enlargement, plan
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
 
-    with pytest.raises(KeyboardInterrupt), files.written_beside(target) as beside:
-        beside.write_text("new")
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(target) as temporary:
+        temporary.write_text("new")
         raise KeyboardInterrupt
 
     assert target.read_text() == "old"
@@ -202,8 +202,6 @@ def test_the_page_needs_nothing_else_and_says_only_its_title() -> None:
 
 
 def test_a_stream_is_read_as_a_file_is() -> None:
-    buffer = io.BytesIO()
-    files.encode([Image.new("RGB", (3, 2))], buffer, "AVIF")
-    buffer.seek(0)
+    data = files.encode([Image.new("RGB", (3, 2))], "AVIF")
 
-    assert files.decode(buffer, "-").size == (3, 2)
+    assert files.decode(io.BytesIO(data), "-").size == (3, 2)

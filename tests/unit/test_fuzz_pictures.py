@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rt4ksr_client import animation, files
-from rt4ksr_client.animation import ANIMATED_FORMATS
+from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import join, split
 
@@ -30,9 +29,7 @@ def whole(format_name: str, *, frames: int = 1) -> bytes:
         exif[0x0112] = 6
     shots = [Image.fromarray(frame) for frame in values]
     shots[0].info |= {"exif": exif.tobytes(), "xmp": b"<x/>", "dpi": (72, 72)}
-    buffer = io.BytesIO()
-    files.encode(shots, buffer, format_name)
-    return buffer.getvalue()
+    return files.encode(shots, format_name)
 
 
 def mutants(data: bytes, seed: int) -> Iterator[bytes]:
@@ -48,20 +45,20 @@ def mutants(data: bytes, seed: int) -> Iterator[bytes]:
 def read_all(data: bytes) -> int:
     """Read as the command does; the number of pictures that came out."""
     image = files.decode(io.BytesIO(data), "fuzz")
-    with files.reading("fuzz"):
+    with files.read_errors("fuzz"):
         shots = (
-            [shot for shot, _ in animation.frames(image)]
-            if animation.is_animated(image)
+            [shot for shot, _ in files.animation_frames(image)]
+            if files.is_animated(image)
             else [image]
         )
         for shot in shots:
-            files.encode([join(*split(shot))], io.BytesIO(), "PNG")
+            files.encode([join(*split(shot))], "PNG")
     return len(shots)
 
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [(name, 1) for name in files.FORMATS] + [(name, 3) for name in sorted(ANIMATED_FORMATS)],
+    [(name, 1) for name in files.FORMATS] + [(name, 3) for name in sorted(files.ANIMATED_FORMATS)],
 )
 def test_only_our_error_comes_out_of_broken_files(
     name: str, frames: int, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from time import perf_counter
 import click
 from PIL import Image
 
-from rt4ksr_client.before_after import before_after
+from rt4ksr_client.cli.before_after import before_after
 from rt4ksr_client.cli.upscale import SCALES
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture

@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from rt4ksr_client.cli.server import Models, local_server
 from rt4ksr_client.contract import (
     DEFAULT_MODELS,
     DEFAULT_PICTURE_FORMAT,
@@ -26,8 +27,6 @@ from rt4ksr_client.contract import (
     models_for,
 )
 from rt4ksr_client.errors import ModelNotReadyError, Rt4ksrError
-from rt4ksr_client.local import local_server
-from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.transports import TransportName, WireName
 from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler

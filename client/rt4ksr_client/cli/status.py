@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rt4ksr_client.cli.options import ServerChoice, print_json, server_options
-from rt4ksr_client.local import shipped_weights
+from rt4ksr_client.cli.server import shipped_weights
 from rt4ksr_client.status import ModelStatus, ServerStatus
 
 _PIPED_WIDTH = 160

@@ -14,7 +14,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from rt4ksr_client.errors import VideoError
-from rt4ksr_client.files import writing, written_beside
+from rt4ksr_client.files import atomic_write, write_errors
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment
@@ -51,9 +51,9 @@ def assemble(
     segments: list[Segment], source: Path, target: Path, facts: VideoFacts, options: VideoOptions
 ) -> None:
     """Write ``target``, whole or not at all."""
-    with writing(str(target)), written_beside(target) as beside, opened(source) as container:
+    with write_errors(str(target)), atomic_write(target) as temporary, opened(source) as container:
         try:
-            _write(segments, container, source, beside, facts, options)
+            _write(segments, container, source, temporary, facts, options)
         except (av.FFmpegError, ValueError) as exc:
             if isinstance(exc, OSError) and exc.errno:
                 raise
@@ -78,16 +78,16 @@ def _write(
     segments: list[Segment],
     container: InputContainer,
     source: Path,
-    beside: Path,
+    target: Path,
     facts: VideoFacts,
     options: VideoOptions,
 ) -> None:
     shift_s = Fraction(0)
     if options.start_s:
         shift_s = min(min(s.pts) for s in segments) * facts.time_base
-    supported = _supported(beside)
+    supported = _supported(target)
     with (
-        av.open(str(beside), "w", options=_muxer_options(beside)) as output,
+        av.open(str(target), "w", options=_muxer_options(target)) as output,
         opened(segments[0].path) as first,
     ):
         picture: Any = output.add_stream_from_template(first.streams.video[0])

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from rt4ksr_client.errors import VideoError
-from rt4ksr_client.files import writing
+from rt4ksr_client.files import write_errors
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.upscaler import Upscaler
@@ -148,7 +148,7 @@ def _writer(
 
 @contextmanager
 def _said(place: Path) -> Iterator[None]:
-    with writing(str(place)):
+    with write_errors(str(place)):
         try:
             yield
         except (av.FFmpegError, ValueError) as exc:

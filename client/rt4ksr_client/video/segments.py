@@ -24,7 +24,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
-from rt4ksr_client.files import writing, written_beside
+from rt4ksr_client.files import atomic_write, write_errors
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.source import VideoFacts
@@ -69,7 +69,7 @@ class SegmentFolder:
             shutil.rmtree(self.path)
 
     def _begin(self, identity: dict[str, Any]) -> None:
-        with writing(str(self.path)):
+        with write_errors(str(self.path)):
             self.path.mkdir(exist_ok=True)
             if not self._state.exists():
                 _write_json(self._state, identity)
@@ -158,5 +158,5 @@ class SegmentWriter:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(value))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value))

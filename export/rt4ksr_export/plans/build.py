@@ -10,7 +10,7 @@ from typing import Final
 
 from rt4ksr_client.contract import ModelSpec
 from rt4ksr_client.errors import ExportError
-from rt4ksr_client.files import written_beside
+from rt4ksr_client.files import atomic_write
 from rt4ksr_export.graph import Precision
 from rt4ksr_export.plans.compare import compare_plan
 from rt4ksr_export.plans.compiler import Compiler, Target
@@ -135,7 +135,7 @@ def _publish(files: Mapping[Path, bytes]) -> None:
     """Write each file beside its place and rename it, the last one last."""
     for path, content in files.items():
         try:
-            with written_beside(path) as beside:
-                beside.write_bytes(content)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
         except OSError as exc:
             raise ExportError(f"{path}: cannot be written: {exc.strerror}") from exc

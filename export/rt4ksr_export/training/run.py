@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from rt4ksr_client.errors import CheckpointError
-from rt4ksr_client.files import written_beside
+from rt4ksr_client.files import atomic_write
 from rt4ksr_export.training.recipe import Recipe
 
 __all__ = ["LogRow", "Run"]
@@ -129,8 +129,8 @@ class Run:
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name
         try:
-            with written_beside(path) as beside:
-                beside.write_bytes(content)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
         except OSError as exc:
             raise CheckpointError(
                 f"{path}: cannot be written, the last one is kept: {exc}"

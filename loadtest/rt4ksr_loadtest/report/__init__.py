@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_client.files import written_beside
+from rt4ksr_client.files import atomic_write
 from rt4ksr_loadtest.report.html import run_page
 from rt4ksr_loadtest.report.markdown import run_summary
 from rt4ksr_loadtest.result import RunResult
@@ -37,8 +37,8 @@ def write_text(files: dict[Path, str]) -> None:
         with ExitStack() as stack:
             for path, text in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside = stack.enter_context(written_beside(path))
-                beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+                temporary = stack.enter_context(atomic_write(path))
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as exc:
         names = ", ".join(map(str, files))
         raise LoadTestError(f"{names}: cannot be written: {exc.strerror}") from exc

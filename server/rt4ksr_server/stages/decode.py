@@ -79,7 +79,7 @@ def _decode(data: bytes, limits: Limits, name: str) -> tuple[Frame, Sidecar]:
     except PictureError as exc:
         raise PictureError(f"{name}: {exc}") from exc
     image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),), max_px=limits.max_px)
-    with files.reading(name):
+    with files.read_errors(name):
         frame, surroundings = pictures.split(image)
     height, width, _ = frame.shape
     return frame, Sidecar(width, height, surroundings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -67,7 +66,5 @@ def _encode(upscaled: Frame, sidecar: Sidecar, wanted: Encoding) -> bytes:
             f"{longest} pixels a side: ask for the format png"
         )
     image = pictures.join(frame, sidecar.surroundings)
-    buffer = io.BytesIO()
-    with files.writing("the upscaled picture"):
-        files.encode([image], buffer, wanted.format.upper(), quality=wanted.quality)
-    return buffer.getvalue()
+    with files.write_errors("the upscaled picture"):
+        return files.encode([image], wanted.format.upper(), quality=wanted.quality)

@@ -37,12 +37,13 @@ class Sidecar:
     def to_bytes(self) -> bytes:
         """Return the form that :meth:`from_bytes` reads."""
         around = self.surroundings
+        alpha = None if around.alpha is None else _text(files.encode([around.alpha], "PNG"))
         return json.dumps(
             {
                 "width_px": self.width_px,
                 "height_px": self.height_px,
                 "gray": around.gray,
-                "alpha": None if around.alpha is None else _text(_png(around.alpha)),
+                "alpha": alpha,
                 "info": {
                     key: _text(value) if key in _BYTES else value
                     for key, value in around.info.items()
@@ -85,12 +86,6 @@ class Sidecar:
                 f"a picture of {self.width_px}x{self.height_px} does not become {width}x{height}"
             )
         return upscaled[: self.height_px * scale, : self.width_px * scale]
-
-
-def _png(alpha: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    files.encode([alpha], buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _alpha(text: str) -> Image.Image:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import IO
 
 from PIL import Image
 
-from rt4ksr_client import animation, files, metadata, sizing
+from rt4ksr_client import files, metadata
 from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.cli.output_size import Box, plan
+from rt4ksr_client.cli.server import Models
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.models import Models
 from rt4ksr_client.pictures import join, split, warn
 
 __all__ = ["STREAM", "Enlarged", "Settings", "enlarge"]
@@ -33,7 +33,7 @@ class Settings:
     ``max_px``: larger sources are refused; None leaves it to Pillow's own limit.
     """
 
-    box: sizing.Box | None = None
+    box: Box | None = None
     format_name: str | None = None
     quality: int | None = None
     strip_metadata: bool = False
@@ -94,9 +94,16 @@ def enlarge(
         for shot in shots:
             for name in metadata.KEPT:
                 shot.info.pop(name, None)
-    timing = animation.timing(format_name, durations_ms, image.info.get("loop"))
     with done.timed("encode"):
-        _write(shots, target, format_name, settings, timing)
+        with files.write_errors(str(target)):
+            data = files.encode(
+                shots,
+                format_name,
+                quality=settings.quality,
+                durations_ms=durations_ms,
+                loop=image.info.get("loop"),
+            )
+        _write(data, target)
     done.after_px, done.frames = shots[0].size, len(shots)
     return done
 
@@ -114,15 +121,15 @@ def _upscaled(
     upscale: Callable[[Image.Image], Image.Image],
     done: Enlarged,
 ) -> tuple[list[Image.Image], list[float]]:
-    moving = animation.is_animated(image)
-    if moving and format_name not in animation.ANIMATED_FORMATS:
+    moving = files.is_animated(image)
+    if moving and format_name not in files.ANIMATED_FORMATS:
         warn(f"{name}: {format_name} has no animation: only the first frame is kept")
         moving = False
-    pairs = animation.frames(image) if moving else iter([(image, 0.0)])
+    pairs = files.animation_frames(image) if moving else iter([(image, 0.0)])
     shots: list[Image.Image] = []
     durations_ms: list[float] = []
     while True:
-        with files.reading(name), done.timed("decode"):
+        with files.read_errors(name), done.timed("decode"):
             pair = next(pairs, None)
             if pair is None:
                 return shots, durations_ms
@@ -137,11 +144,11 @@ def _sized(
     image: Image.Image,
     *,
     models: Models,
-    box: sizing.Box | None,
+    box: Box | None,
     cancellation: Cancellation | None,
     done: Enlarged,
 ) -> Image.Image:
-    wanted = sizing.plan(image.width, image.height, models.by_scale, box)
+    wanted = plan(image.width, image.height, models.by_scale, box)
     done.models = tuple(models.name(scale) for scale in wanted.passes)
     if not wanted.passes:
         warn(f"{image.width}x{image.height} is that large already: only resampled")
@@ -160,27 +167,14 @@ def _plain(image: Image.Image) -> Image.Image:
     return join(*split(image))
 
 
-def _write(
-    shots: list[Image.Image],
-    target: Path,
-    format_name: str,
-    settings: Settings,
-    timing: dict[str, object],
-) -> None:
-    def write(stream: IO[bytes]) -> None:
-        files.encode(shots, stream, format_name, quality=settings.quality, **timing)
-
+def _write(data: bytes, target: Path) -> None:
     if target == STREAM:
-        with files.writing("standard output"):
-            write(sys.stdout.buffer)
+        with files.write_errors("standard output"):
+            sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         return
-    with (
-        files.writing(str(target)),
-        files.written_beside(target) as beside,
-        beside.open("wb") as stream,
-    ):
-        write(stream)
+    with files.write_errors(str(target)), files.atomic_write(target) as temporary:
+        temporary.write_bytes(data)
 
 
 def _refuse_overwriting_the_source(source: Path, target: Path) -> None:

@@ -5,17 +5,21 @@ The only place of the client that knows the server package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from google.protobuf import text_format
+from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
+from rt4ksr_client.calls import Cancellation
 from rt4ksr_client.contract import Parameter
-from rt4ksr_client.errors import MissingExtraError
+from rt4ksr_client.errors import MissingExtraError, ModelNotReadyError
+from rt4ksr_client.upscaler import Upscaler
 
-__all__ = ["local_server", "shipped_weights"]
+__all__ = ["Models", "local_server", "shipped_weights"]
 
 
 @contextmanager
@@ -53,3 +57,48 @@ def shipped_weights() -> dict[str, str]:
         for path in sorted(shipped_repository().glob("*/config.pbtxt"))
     ]
     return {c.name: c.parameters[Parameter.WEIGHTS_SHA256].string_value for c in configs}
+
+
+class Models:
+    """Upscalers of different models, of which a picture takes those that suit it.
+
+    Of several, those that the server does not have are done without. May be shared between
+    threads.
+    """
+
+    def __init__(self, upscalers: Sequence[Upscaler]) -> None:
+        self._upscalers = upscalers
+
+    @cached_property
+    def by_scale(self) -> Mapping[int, Upscaler]:
+        """What the server has; asked once.
+
+        Raises:
+            ModelNotReadyError: none of them.
+            ServerError: no answer.
+
+        """
+        found: dict[int, Upscaler] = {}
+        for index, upscaler in enumerate(self._upscalers, start=1):
+            try:
+                found[upscaler.served_model.scale] = upscaler
+            except ModelNotReadyError:
+                if index == len(self._upscalers) and not found:
+                    raise
+        return found
+
+    def name(self, scale: int) -> str:
+        """Return what the server calls the model of ``scale``."""
+        return self.by_scale[scale].served_model.name
+
+    def upscale(
+        self, image: Image.Image, scale: int, cancellation: Cancellation | None
+    ) -> Image.Image:
+        """Return ``image`` ``scale`` times as large; see :meth:`Upscaler.upscale`.
+
+        Raises:
+            CancelledError: ``cancellation`` ended it.
+
+        """
+        upscaled: Image.Image = self.by_scale[scale]._upscale(image, cancellation)
+        return upscaled
