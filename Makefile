@@ -7,24 +7,37 @@ IMAGE ?= docs/pictures/nuthatch_$(if $(filter 3,$(SCALE)),720p,1080p).jpg
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS_demo := server
-EXTRAS_dev := train,rtx,video,server,loadtest
+EXTRAS_dev ?= train,rtx,video,server,loadtest
+# Two workers, each of which runs whole files: tests of one file share their servers.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint export bench clean
+.PHONY: help demo check test test-all coverage lint unit export bench clean
 
-help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3
 	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo
 
-test: lint ## Lint, types, and every test, those with a real tritonserver included
-	$(BIN)/pytest --cov --cov-report=term
+check: lint unit ## Lint, types and the tests that need no server
+
+test: lint ## Lint, types, and the tests, with a real tritonserver
+	$(PYTEST)
+
+test-all: lint ## The same with the slow tests and all broken inputs, as before a release
+	$(PYTEST) --slow
+
+coverage: $(VENV)/.dev ## Run the tests and report which lines they reach, subprocesses included
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/.dev ## Lint and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(PYTEST) tests/unit
 
 export: $(VENV)/.dev ## Make model_repository/ again from the shipped weights
 	$(BIN)/rt4ksr export --output model_repository

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,28 @@ ROOT = Path(__file__).parents[1]
 # A shell starts `make test &` with Ctrl-C ignored, and so would be every program of a test.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests and all broken inputs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "server"):
+            item.add_marker("server")
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session")
+def broken_inputs(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many of a test's broken inputs to try: a tenth, or all with ``--slow``."""
+    share = 1 if request.config.getoption("--slow") else 10
+    return lambda total: total // share
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import psutil
 from rt4ksr_server import TritonServer
 from support.processes import server_name
 
+WARM_UP = 120
+
 
 def resident_bytes(server: TritonServer) -> int:
     """Memory of tritonserver and its Python stubs."""
@@ -44,7 +46,7 @@ def sent_by_the_thousand(
 ) -> int:
     """Call ``way(server, seed, count)`` from four threads at once; return the sum of its answers.
 
-    The server's memory must come back: after a tenth of it, its buffers are as large as they get.
+    The server's memory must come back: after the warm-up, its buffers are as large as they get.
     """
     senders = 4
 
@@ -53,7 +55,7 @@ def sent_by_the_thousand(
             calls = [pool.submit(way, server, seed + i, share) for i in range(senders)]
             return sum(call.result() for call in calls)
 
-    send(100, total // 10 // senders)
+    send(100, max(total // 10, WARM_UP) // senders)
     before = resident_bytes(server)
     answers = send(200, total // senders)
     assert resident_bytes(server) - before < 48 * 2**20
