@@ -22,11 +22,12 @@ from rich.progress import track
 from rich.table import Table
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.frames import from_batch, to_batch
 from rt4ksr_client.pictures import join, split
-from rt4ksr_client.transports import Transport, TransportName, open_transport
+from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_server import TritonServer
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def main() -> None:
 
 def _stages(url: str, transport_name: TransportName) -> Stages:
     taken: Stages = defaultdict(list)
-    transport = open_transport(url, transport_name)
+    transport = open_transport(Connection(url, transport_name))
     try:
         with (
             Upscaler(url, scale=SPEC.scale) as asking,

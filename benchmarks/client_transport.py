@@ -23,9 +23,9 @@ import tritonclient.grpc as triton
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rt4ksr_client import Upscaler
+from rt4ksr_client.connection import TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import TransportName
 from rt4ksr_server import TritonServer
 from support.nearest_models import nearest_config, nearest_graph, write_model
 

@@ -39,6 +39,8 @@ import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import (
     DECODE_STAGE,
     DEFAULT_MODELS,
@@ -47,7 +49,7 @@ from rt4ksr_client.contract import (
     image_endpoint,
 )
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import TransportName, open_transport
+from rt4ksr_client.transports import open_transport
 from rt4ksr_client.transports.base import Transport
 from rt4ksr_client.transports.encoded import pictures_tensor
 from rt4ksr_server import TritonServer
@@ -165,7 +167,7 @@ def report(rounds: int, flags: list[str], *, real: bool, link: bool) -> None:
 
 def print_heading(server: TritonServer, rounds: int) -> int:
     """Print the machine and the sizes of both files; return the answer's."""
-    with open_transport(server.grpc_url, "grpc") as transport:
+    with open_transport(Connection(server.grpc_url, "grpc")) as transport:
         answer_bytes = len(asking(transport, "pictures")())
     print(f"{os.cpu_count()} cores, {cpu_model()}; medians of rounds: {rounds}")
     raw_mb = [source_frame().nbytes * factor / 1e6 for factor in (1, SPEC.scale**2)]
@@ -200,7 +202,7 @@ def send(url: str, load: Load) -> Rate:
     with ExitStack() as stack:
         # Transports close before the threads are waited for, so that Ctrl-C need not see them out.
         threads = stack.enter_context(ThreadPoolExecutor(load.clients))
-        opened = [open_transport(url, load.transport) for _ in range(load.clients)]
+        opened = [open_transport(Connection(url, load.transport)) for _ in range(load.clients)]
         asks = [asking(stack.enter_context(transport), load.kind) for transport in opened]
         list(threads.map(partial(times_s, 1), asks))
         begin_s = time.perf_counter()

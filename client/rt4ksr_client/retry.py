@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.errors import (
     ModelNotReadyError,
     OverloadedError,

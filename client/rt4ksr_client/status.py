@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from rt4ksr_client.contract import Parameter
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
-from rt4ksr_client.transports import Question, ServedModel, Transport
+from rt4ksr_client.served_model import ServedModel
+from rt4ksr_client.transports import Question, Transport
 
 __all__ = ["ModelKind", "ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
 

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
+from rt4ksr_client.concurrency import in_order
 from rt4ksr_client.frames import Frame, to_batch
-from rt4ksr_client.pipeline import in_order
-from rt4ksr_client.transports import ServedModel
+from rt4ksr_client.served_model import ServedModel
 
-__all__ = ["MAX_REQUEST_PX", "Span", "Tile", "plan_tiles", "upscale_in_tiles"]
-
-MAX_REQUEST_PX = 2048 * 2048
-"""Largest request, in pixels before upscaling: 12.6 MB, and 113 MB back at x3. Halos then cost 3 %
-more pixels."""
+__all__ = ["Span", "Tile", "plan_tiles", "upscale_in_tiles"]
 
 TILES_IN_FLIGHT = 3
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import psutil
 
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.status import ServerStatus, read_status
 from rt4ksr_client.transports import Transport, open_transport
@@ -34,7 +35,8 @@ def server_facts(options: LoadOptions) -> ServerStatus:
 
 def open_control(address: str) -> Transport:
     """Return a way to ask one server questions, without shared memory."""
-    return open_transport(address, "http" if address.startswith("http://") else "grpc")
+    protocol: TransportName = "http" if address.startswith("http://") else "grpc"
+    return open_transport(Connection(address, protocol))
 
 
 def machine_facts(options: LoadOptions, server_on_this_host: bool) -> Machine:

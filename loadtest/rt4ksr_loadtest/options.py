@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from rt4ksr_client.connection import TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_client.transports import TransportName
 from rt4ksr_loadtest.gates import Objectives, load_objectives
 
 __all__ = ["ARRIVALS", "PROFILES", "LoadOptions", "add_options", "read_options"]

@@ -18,6 +18,7 @@ import gevent
 from gevent.pool import Pool
 from locust import User, constant, task
 
+from rt4ksr_client.connection import Connection
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -71,7 +72,7 @@ class FrameUser(User):
         self._run: LoadRun = run_of(self.environment)
         self._options = self._run.options
         self._rng = random.Random()  # noqa: S311 - no secret
-        self._transport = open_transport(self._options.url, self._options.transport)
+        self._transport = open_transport(Connection(self._options.url, self._options.transport))
         self._pool = Pool(MOST_IN_FLIGHT)
         with contextlib.suppress(ServerError):  # a server that is not there yet is asked again
             for model in self._options.shares:

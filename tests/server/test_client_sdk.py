@@ -17,11 +17,12 @@ import tritonclient.grpc as triton
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import Transport, TransportName, open_transport, regions
+from rt4ksr_client.transports import Transport, open_transport, regions
 from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
@@ -43,7 +44,9 @@ def upscaler(request: pytest.FixtureRequest, nearest_server: TritonServer) -> It
 
 @pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest, nearest_server: TritonServer) -> Iterator[Transport]:
-    with open_transport(address(nearest_server, request.param), request.param) as opened:
+    with open_transport(
+        Connection(address(nearest_server, request.param), request.param)
+    ) as opened:
         yield opened
 
 

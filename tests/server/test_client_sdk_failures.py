@@ -17,9 +17,10 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import TransportName, open_transport
+from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
 from support.processes import free_port
 from support.servers import RepositoryFactory
@@ -107,7 +108,7 @@ def test_a_full_queue_is_waited_for(
     frame = np.zeros((540, 960, 3), np.uint8)
     with TritonServer(nearest_repository(edit=narrow)) as server:
         url = address(server, name)
-        with open_transport(url, name) as transport, ThreadPoolExecutor(8) as threads:
+        with open_transport(Connection(url, name)) as transport, ThreadPoolExecutor(8) as threads:
             calls = [
                 threads.submit(transport.infer, "rt4ksr_x2", frame[np.newaxis], timeout_s=30)
                 for _ in range(24)

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
-from rt4ksr_client.calls import Deadline
+from rt4ksr_client.call import Deadline
 from rt4ksr_client.cli import main
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import DeadlineExceededError, ModelNotReadyError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import GrpcTransport, TransportName, link
+from rt4ksr_client.transports import GrpcTransport, link, open_transport
 from rt4ksr_client.transports.link import Verdict
 from rt4ksr_server import TritonServer
 from support.image_endpoint import answered
@@ -129,12 +130,13 @@ def test_asyncio_does_the_same(endpoint_server: TritonServer, photo: Frame) -> N
     assert (name, reason) == ("encoded", "png, asked for")
 
 
-def test_a_deadline_ends_an_encoded_call(encoding: Upscaler, photo: Frame) -> None:
-    encoding.upscale(photo)
-    encoding._timeout_s = 0.001
-
-    with pytest.raises(DeadlineExceededError):
-        encoding.upscale(photo)
+def test_a_deadline_ends_an_encoded_call(way: tuple[str, TransportName], photo: Frame) -> None:
+    url, name = way
+    with (
+        open_transport(Connection(url, name, "encoded")) as transport,
+        pytest.raises(DeadlineExceededError),
+    ):
+        transport.infer("rt4ksr_x2", np.stack([photo[:210, :300]]), timeout_s=0.001)
 
 
 def test_a_server_without_endpoints_says_which_model_it_lacks(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.connection import TransportName
 from rt4ksr_client.errors import VideoError
-from rt4ksr_client.transports import TransportName
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
 from support.processes import becomes_true, free_port

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dockerfile_parse import DockerfileParser
 
-from rt4ksr_client.upscaler import DEFAULT_TIMEOUT_S
+from rt4ksr_client.connection import DEFAULT_TIMEOUT_S
 from support.entrypoint import ENTRYPOINT, container_flags, known_flags, run_entrypoint
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))

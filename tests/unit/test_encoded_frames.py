@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.contract import UPSCALED_PICTURE_NAME
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.transports import Question

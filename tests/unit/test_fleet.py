@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.errors import (
     ServerUnreachableError,
 )

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,

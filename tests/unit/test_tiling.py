@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.frames import Frame, from_batch, to_batch
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.tiling import TILES_IN_FLIGHT, plan_tiles, upscale_in_tiles
-from rt4ksr_client.transports import ServedModel
 
 SIZES = [(1, 1), (7, 300), (300, 7), (101, 203), (256, 256), (511, 97)]
 SERVED = ServedModel("test", 2, 2, 4, 0, "", "")

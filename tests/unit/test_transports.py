@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from rt4ksr_client import errors
+from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     MissingExtraError,
     ServerError,
     ServerUnreachableError,
 )
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import (
     FleetTransport,
     GrpcTransport,
     HttpTransport,
-    ServedModel,
     ShmTransport,
     Transport,
-    TransportName,
     open_transport,
 )
 from rt4ksr_client.transports.auto import AutoTransport
@@ -58,7 +58,7 @@ from rt4ksr_client.transports.failures import (
 def test_address_and_wish_lead_to_a_transport(
     url: str, transport: TransportName, expected: type[Transport]
 ) -> None:
-    with open_transport(url, transport) as opened:
+    with open_transport(Connection(url, transport)) as opened:
         assert type(opened) is expected
 
 
@@ -83,12 +83,12 @@ def test_address_and_wish_lead_to_a_transport(
 )
 def test_an_address_or_a_wish_that_leads_nowhere_is_refused(url: str, transport: Any) -> None:
     with pytest.raises(ValueError, match=r"transport|scheme|address"):
-        open_transport(url, transport)
+        open_transport(Connection(url, transport))
 
 
 def test_cuda_shared_memory_without_cuda_says_what_to_install() -> None:
     with pytest.raises(MissingExtraError, match=r"tritonclient\[cuda\]"):
-        open_transport("host:1", "cuda_shm")
+        open_transport(Connection("host:1", "cuda_shm"))
 
 
 # What goes wrong
@@ -160,7 +160,7 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(
 ) -> None:
     begin_s = time.monotonic()
     with (
-        open_transport(silent_address, name) as transport,
+        open_transport(Connection(silent_address, name)) as transport,
         pytest.raises((DeadlineExceededError, ServerUnreachableError)),
     ):
         transport.infer("rt4ksr_x2", SMALL, timeout_s=0.3)
@@ -173,7 +173,7 @@ def test_where_nobody_listens_it_says_how_to_start_a_server(
     name: TransportName, closed_address: str
 ) -> None:
     with (
-        open_transport(closed_address, name) as transport,
+        open_transport(Connection(closed_address, name)) as transport,
         pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
     ):
         transport.infer("rt4ksr_x2", SMALL, timeout_s=5)
@@ -181,7 +181,7 @@ def test_where_nobody_listens_it_says_how_to_start_a_server(
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm"])
 def test_closing_twice_is_harmless(name: TransportName, closed_address: str) -> None:
-    transport = open_transport(closed_address, name)
+    transport = open_transport(Connection(closed_address, name))
     transport.close()
     transport.close()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt4ksr_client import AsyncUpscaler, Upscaler
+from rt4ksr_client import AsyncUpscaler, Connection, Upscaler
 from rt4ksr_client.errors import PictureError
 
 
@@ -17,9 +18,11 @@ def surface(cls: type) -> dict[str, Any]:
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    """Return what it takes; asyncio cancels the task instead of a ``cancellation``."""
     return [
         (parameter.name, parameter.kind, parameter.default)
         for parameter in inspect.signature(function).parameters.values()
+        if parameter.name != "cancellation"
     ]
 
 
@@ -40,10 +43,31 @@ def test_sync_and_async_take_the_same_arguments(name: str) -> None:
 def test_whatever_is_async_says_so(name: str) -> None:
     member = surface(AsyncUpscaler)[name]
 
-    if isinstance(member, property):
+    if isinstance(member, classmethod):  # a constructor: sends nothing
+        assert "Self" in inspect.signature(member.__func__).return_annotation
+    elif isinstance(member, property):
         assert "Awaitable" in inspect.signature(member.fget or len).return_annotation
     else:
         assert inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+
+
+@pytest.mark.parametrize("cls", [Upscaler, AsyncUpscaler])
+def test_the_keywords_of_a_client_are_the_fields_of_a_connection(cls: type[Any]) -> None:
+    fields = [(f.name, f.default) for f in dataclasses.fields(Connection)]
+    keywords = [(name, default) for name, _, default in parameters(cls)]
+
+    assert [row for row in keywords if row[0] not in ("scale", "model")] == fields
+
+
+@pytest.mark.parametrize("cls", [Upscaler, AsyncUpscaler])
+def test_a_client_is_made_from_a_connection(cls: type[Upscaler]) -> None:
+    connection = Connection("127.0.0.1:9", "grpc", "encoded", "png", 3.0, 1000)
+
+    opened = cls.from_connection(connection, scale=3)
+    sync = getattr(opened, "_upscaler", opened)
+
+    assert sync._connection == connection
+    assert sync._model_name == "rt4ksr_x3"
 
 
 @pytest.mark.parametrize(

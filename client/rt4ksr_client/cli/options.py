@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rt4ksr_client.cli.server import Models, local_server
+from rt4ksr_client.connection import DEFAULT_TIMEOUT_S, DEFAULT_URL, TransportName, WireName
 from rt4ksr_client.contract import (
     DEFAULT_MODELS,
     DEFAULT_PICTURE_FORMAT,
@@ -28,8 +29,7 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import ModelNotReadyError, Rt4ksrError
 from rt4ksr_client.pictures import PictureWarning
-from rt4ksr_client.transports import TransportName, WireName
-from rt4ksr_client.upscaler import DEFAULT_SCALE, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
+from rt4ksr_client.upscaler import DEFAULT_SCALE, Upscaler
 
 __all__ = ["SCALES", "ServerChoice", "print_json", "progress_bar", "scale_option", "server_options"]
 

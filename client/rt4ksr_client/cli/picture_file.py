@@ -14,7 +14,7 @@ from time import perf_counter
 from PIL import Image
 
 from rt4ksr_client import files, metadata
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.cli.output_size import Box, plan
 from rt4ksr_client.cli.server import Models
 from rt4ksr_client.errors import PictureError

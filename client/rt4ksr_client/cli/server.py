@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.contract import Parameter
 from rt4ksr_client.errors import MissingExtraError, ModelNotReadyError
 from rt4ksr_client.upscaler import Upscaler
@@ -100,5 +100,4 @@ class Models:
             CancelledError: ``cancellation`` ended it.
 
         """
-        upscaled: Image.Image = self.by_scale[scale]._upscale(image, cancellation)
-        return upscaled
+        return self.by_scale[scale].upscale(image, cancellation=cancellation)

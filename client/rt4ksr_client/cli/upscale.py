@@ -12,7 +12,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.cli.jobs import Job, default_target, is_done, jobs_in_folder
 from rt4ksr_client.cli.options import (
     SCALES,
@@ -27,8 +27,8 @@ from rt4ksr_client.cli.options import (
 from rt4ksr_client.cli.output_size import Box
 from rt4ksr_client.cli.picture_file import STREAM, Enlarged, Settings, enlarge
 from rt4ksr_client.cli.server import Models
+from rt4ksr_client.concurrency import in_order
 from rt4ksr_client.errors import PictureError, Rt4ksrError, ServerUnreachableError
-from rt4ksr_client.pipeline import in_order
 
 __all__ = ["SCALES", "upscale"]
 

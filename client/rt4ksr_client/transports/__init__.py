@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rt4ksr_client.transports.base import Question, ServedModel, Transport, WireName
-from rt4ksr_client.transports.choice import TransportName, open_transport
+from rt4ksr_client.transports.base import Question, Route, Transport
+from rt4ksr_client.transports.choice import open_transport
 
 if TYPE_CHECKING:
     from rt4ksr_client.transports.fleet import FleetTransport
@@ -22,11 +22,9 @@ __all__ = [
     "GrpcTransport",
     "HttpTransport",
     "Question",
-    "ServedModel",
+    "Route",
     "ShmTransport",
     "Transport",
-    "TransportName",
-    "WireName",
     "open_transport",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rt4ksr_client.calls import Deadline
+from rt4ksr_client.call import Deadline
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.transports.base import Question, Transport
 from rt4ksr_client.transports.deciding import DecidingTransport

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rt4ksr_client.calls import Deadline
+from rt4ksr_client.call import Deadline
 from rt4ksr_client.contract import DECODE_STAGE, PictureFormat, image_endpoint
 from rt4ksr_client.transports.base import MessageTransport, Question, Transport
 from rt4ksr_client.transports.deciding import DecidingTransport

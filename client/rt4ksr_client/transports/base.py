@@ -7,17 +7,15 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.contract import (
     INPUT_NAME,
     OUTPUT_NAME,
-    PICTURE_NAME,
     WIRE_DATATYPE,
-    Parameter,
 )
 from rt4ksr_client.errors import (
     ModelNotReadyError,
@@ -26,68 +24,17 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 from rt4ksr_client.frames import Frame
+from rt4ksr_client.served_model import ServedModel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MessageTransport", "Question", "ServedModel", "Tensor", "Transport", "WireName"]
+__all__ = ["MessageTransport", "Question", "Route", "Tensor", "Transport"]
 
 _PROBE_TIMEOUT_S = 2.0
 
-WireName = Literal["auto", "raw", "encoded"]
-"""How frames travel: ``raw`` as they are, ``encoded`` as pictures; ``auto`` is to be decided."""
-
 Parameters = Mapping[str, "str | int"]
 NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """What the server says about one of its models (the ``parameters`` of its config)."""
-
-    name: str
-    scale: int
-    size_multiple: int
-    halo_px: int
-    max_batch_size: int
-    weights_sha256: str
-    project_version: str
-
-    def __post_init__(self) -> None:
-        """Refuse a model no picture could be prepared for."""
-        if self.scale < 1 or self.size_multiple < 1 or self.halo_px < 0:
-            raise ValueError(f"scale, size_multiple or halo_px out of range: {self}")
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ServedModel:
-        """Read a model configuration in its JSON form.
-
-        Raises:
-            ServerError: the model does not carry this project's parameters.
-
-        """
-        name = str(config.get("name", "?"))
-        if any(tensor.get("name") == PICTURE_NAME for tensor in config.get("input", ())):
-            raise ServerError(
-                f"model {name!r} takes encoded pictures: name the model itself, with "
-                "wire='encoded' (--wire encoded)"
-            )
-        values = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
-        try:
-            return cls(
-                name=name,
-                scale=int(values[Parameter.SCALE]),
-                size_multiple=int(values[Parameter.SIZE_MULTIPLE]),
-                halo_px=int(values[Parameter.HALO]),
-                max_batch_size=int(config.get("max_batch_size", 0)),
-                weights_sha256=values.get(Parameter.WEIGHTS_SHA256, ""),
-                project_version=values.get(Parameter.PROJECT_VERSION, ""),
-            )
-        except (KeyError, ValueError) as exc:
-            raise ServerError(
-                f"model {name!r} is not one of rt4ksr-triton's: its config has no valid "
-                f"parameter {exc}"
-            ) from exc
 
 
 class Question(enum.Enum):
@@ -128,6 +75,16 @@ class Tensor:
             return np.frombuffer(self.content, np.uint8).reshape(self.shape)
         except ValueError as exc:
             raise ServerError(f"the server's response holds no picture: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class Route:
+    """Transport and wire of a client, each with the reason for it as a sentence."""
+
+    transport: str
+    transport_reason: str
+    wire: str
+    wire_reason: str
 
 
 class Transport(abc.ABC):

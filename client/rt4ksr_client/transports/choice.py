@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final, Literal, get_args
+from typing import Final
 
-from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
-from rt4ksr_client.transports.base import Transport, WireName
+from rt4ksr_client.connection import Connection, WireName
+from rt4ksr_client.contract import PictureFormat
+from rt4ksr_client.transports.base import Transport
 
-__all__ = ["TransportName", "open_transport"]
-
-TransportName = Literal["auto", "grpc", "http", "shm", "cuda_shm"]
+__all__ = ["open_transport"]
 
 # Each imported only when it is used: none needs what another one does.
 _CLASSES: Final = {
@@ -32,42 +31,20 @@ _BY_SCHEME: Final[dict[str, dict[str, str]]] = {
 """For each scheme, what each ``transport`` argument that goes with it means."""
 
 
-def open_transport(
-    url: str,
-    transport: TransportName = "auto",
-    wire: WireName = "raw",
-    wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
-) -> Transport:
-    """Return the way to the server or servers of ``url``; nothing is sent yet.
-
-    Args:
-        url: ``host:port``, ``grpc://host:port``, ``http://host:port``, ``dns:///name:port`` (gRPC
-            to every server behind the name), or several of these with commas between.
-        transport: ``auto`` takes what the scheme says, and shared memory instead of gRPC where
-            the server can map this process's memory.
-        wire: ``raw``, ``encoded`` (never over shared memory), or ``auto``: raw in shared memory,
-            and elsewhere what a measurement of the link says is faster.
-        wire_format: of encoded frames.
+def open_transport(connection: Connection) -> Transport:
+    """Return the way to the server or servers of ``connection``; nothing is sent yet.
 
     Raises:
-        ValueError: an address that is not of these forms, or a transport or wire that does not go
-            with it.
+        ValueError: a malformed address, or a transport or wire that does not go with it.
 
     """
-    _check("transport", transport, TransportName)
-    _check("wire", wire, WireName)
-    _check("wire_format", wire_format, PictureFormat)
-    ways = [_on_wire(part.strip(), transport, wire, wire_format) for part in url.split(",")]
+    transport, wire, format_ = connection.transport, connection.wire, connection.wire_format
+    ways = [_on_wire(url.strip(), transport, wire, format_) for url in connection.url.split(",")]
     if len(ways) == 1:
         return ways[0]
     from rt4ksr_client.transports.fleet import FleetTransport
 
     return FleetTransport(ways)
-
-
-def _check(what: str, value: str, names: object) -> None:
-    if value not in get_args(names):
-        raise ValueError(f"{what} must be one of {get_args(names)}, got {value!r}")
 
 
 def _on_wire(url: str, transport: str, wire: WireName, format_: PictureFormat) -> Transport:

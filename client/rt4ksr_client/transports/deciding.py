@@ -6,7 +6,7 @@ import abc
 import threading
 from typing import Any
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.base import MessageTransport, Question, Transport
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rt4ksr_client import files
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.contract import (
     PICTURE_DATATYPE,
     PICTURE_NAME,

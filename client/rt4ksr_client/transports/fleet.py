@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.errors import ModelNotReadyError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.base import Question, Transport

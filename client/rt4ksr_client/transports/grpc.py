@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.transports import wire
 from rt4ksr_client.transports.base import (

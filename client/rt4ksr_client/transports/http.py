@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.errors import InvalidRequestError, ServerError
 from rt4ksr_client.transports.base import (
     NO_PARAMETERS,

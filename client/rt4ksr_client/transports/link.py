@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from rt4ksr_client.calls import Deadline
+from rt4ksr_client.call import Deadline
 from rt4ksr_client.contract import (
     CHANNELS,
     DECODE_STAGE,

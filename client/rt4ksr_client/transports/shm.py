@@ -10,7 +10,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from rt4ksr_client.calls import Cancellation, Deadline
+from rt4ksr_client.call import Cancellation, Deadline
 from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import (
     InvalidRequestError,
@@ -20,8 +20,9 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 from rt4ksr_client.frames import Frame
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import wire
-from rt4ksr_client.transports.base import Question, ServedModel, Tensor, Transport
+from rt4ksr_client.transports.base import Question, Tensor, Transport
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.region_pool import RegionPool
 from rt4ksr_client.transports.regions import (

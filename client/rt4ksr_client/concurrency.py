@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
 
 __all__ = ["check_in_flight", "in_order"]
 

@@ -8,8 +8,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from rt4ksr_client.calls import Cancellation
-from rt4ksr_client.pipeline import check_in_flight, in_order
+from rt4ksr_client.call import Cancellation
+from rt4ksr_client.concurrency import check_in_flight, in_order
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

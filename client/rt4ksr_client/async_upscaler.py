@@ -1,4 +1,4 @@
-"""The SDK's door for asyncio."""
+"""Upscale pictures on a Triton server, with asyncio."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from numpy.typing import NDArray
 from PIL import Image
 
-from rt4ksr_client.calls import Cancellation
+from rt4ksr_client.call import Cancellation
+from rt4ksr_client.concurrency import check_in_flight
+from rt4ksr_client.connection import (
+    DEFAULT_MAX_REQUEST_PX,
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    Connection,
+    TransportName,
+    WireName,
+)
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.pipeline import check_in_flight
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
-from rt4ksr_client.tiling import MAX_REQUEST_PX
-from rt4ksr_client.transports import ServedModel, TransportName, WireName
-from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, DEFAULT_URL, Upscaler
+from rt4ksr_client.transports import Route
+from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,8 +45,9 @@ class AsyncUpscaler:
     """:class:`~rt4ksr_client.Upscaler` for asyncio; the same arguments, results and errors.
 
     Every call runs in a thread of a small pool, on purpose: preparing, copying and receiving 31 MB
-    a frame would stop the event loop for tens of milliseconds. Calls beyond 16 wait their turn;
-    their deadline begins when they are sent. Cancelling a task ends its call to the server.
+    a frame would block the event loop for tens of milliseconds. Calls beyond 16 are queued; their
+    deadline begins when they are sent. Cancelling a task ends its call to the server, which is why
+    no method takes a ``cancellation``.
     """
 
     def __init__(
@@ -51,19 +60,18 @@ class AsyncUpscaler:
         wire: WireName = "raw",
         wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        max_request_px: int = MAX_REQUEST_PX,
+        max_request_px: int = DEFAULT_MAX_REQUEST_PX,
     ) -> None:
-        self._upscaler = Upscaler(
-            url,
-            scale=scale,
-            model=model,
-            transport=transport,
-            wire=wire,
-            wire_format=wire_format,
-            timeout_s=timeout_s,
-            max_request_px=max_request_px,
-        )
+        connection = Connection(url, transport, wire, wire_format, timeout_s, max_request_px)
+        self._upscaler = Upscaler.from_connection(connection, scale=scale, model=model)
         self._threads = ThreadPoolExecutor(MAX_THREADS, "rt4ksr-async")
+
+    @classmethod
+    def from_connection(
+        cls, connection: Connection, *, scale: int | None = None, model: str | None = None
+    ) -> Self:
+        """See :meth:`Upscaler.from_connection`."""
+        return cls(**vars(connection), scale=scale, model=model)
 
     async def __aenter__(self) -> Self:
         """Return self."""
@@ -85,31 +93,39 @@ class AsyncUpscaler:
     @property
     def served_model(self) -> Awaitable[ServedModel]:
         """See :attr:`Upscaler.served_model`; to be awaited."""
-        return self._run(self._upscaler._served_model)
+        return self.fetch_served_model()
+
+    async def fetch_served_model(self) -> ServedModel:
+        """See :meth:`Upscaler.fetch_served_model`."""
+        return await self._run(lambda c: self._upscaler.fetch_served_model(cancellation=c))
 
     @property
     def transport_name(self) -> Awaitable[str]:
         """See :attr:`Upscaler.transport_name`; to be awaited."""
-        return self._run(lambda _: self._upscaler.transport_name)
+        return self._run(lambda c: self._upscaler.negotiate(cancellation=c).transport)
 
     @property
     def transport_reason(self) -> Awaitable[str]:
         """See :attr:`Upscaler.transport_reason`; to be awaited."""
-        return self._run(lambda _: self._upscaler.transport_reason)
+        return self._run(lambda c: self._upscaler.negotiate(cancellation=c).transport_reason)
 
     @property
     def wire_name(self) -> Awaitable[str]:
         """See :attr:`Upscaler.wire_name`; to be awaited."""
-        return self._run(lambda _: self._upscaler.wire_name)
+        return self._run(lambda c: self._upscaler.negotiate(cancellation=c).wire)
 
     @property
     def wire_reason(self) -> Awaitable[str]:
         """See :attr:`Upscaler.wire_reason`; to be awaited."""
-        return self._run(lambda _: self._upscaler.wire_reason)
+        return self._run(lambda c: self._upscaler.negotiate(cancellation=c).wire_reason)
+
+    async def negotiate(self) -> Route:
+        """See :meth:`Upscaler.negotiate`."""
+        return await self._run(lambda c: self._upscaler.negotiate(cancellation=c))
 
     async def status(self) -> ServerStatus:
         """See :meth:`Upscaler.status`."""
-        return await self._run(lambda _: self._upscaler.status())
+        return await self._run(lambda c: self._upscaler.status(cancellation=c))
 
     @overload
     async def upscale(self, image: NDArray[Any]) -> Frame: ...
@@ -118,7 +134,7 @@ class AsyncUpscaler:
     async def upscale(self, image: NDArray[Any] | Image.Image) -> Frame | Image.Image:
         """See :meth:`Upscaler.upscale`."""
         upscaled: Frame | Image.Image = await self._run(
-            lambda cancellation: self._upscaler._upscale(image, cancellation)
+            lambda cancellation: self._upscaler.upscale(image, cancellation=cancellation)
         )
         return upscaled
 

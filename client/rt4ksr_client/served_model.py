@@ -1,0 +1,68 @@
+"""What a client has to know about a model before it can send frames to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rt4ksr_client.contract import PICTURE_NAME, Parameter
+from rt4ksr_client.errors import ServerError
+
+__all__ = ["ServedModel"]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of a server, described by the ``parameters`` of its configuration.
+
+    ``size_multiple``: height and width of a frame must be multiples of it. ``halo_px``: input
+    pixels around an output pixel that it depends on. ``max_batch_size``: frames in one request.
+
+    Raises:
+        ValueError: a scale or a multiple below 1, or a negative halo.
+
+    """
+
+    name: str
+    scale: int
+    size_multiple: int
+    halo_px: int
+    max_batch_size: int
+    weights_sha256: str
+    project_version: str
+
+    def __post_init__(self) -> None:
+        """Reject a model no picture could be prepared for."""
+        if self.scale < 1 or self.size_multiple < 1 or self.halo_px < 0:
+            raise ValueError(f"scale, size_multiple or halo_px out of range: {self}")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ServedModel:
+        """Read a model configuration in its JSON form.
+
+        Raises:
+            ServerError: the configuration lacks this project's parameters.
+
+        """
+        name = str(config.get("name", "?"))
+        if any(tensor.get("name") == PICTURE_NAME for tensor in config.get("input", ())):
+            raise ServerError(
+                f"model {name!r} takes encoded pictures: name the model itself, with "
+                "wire='encoded' (--wire encoded)"
+            )
+        values = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
+        try:
+            return cls(
+                name=name,
+                scale=int(values[Parameter.SCALE]),
+                size_multiple=int(values[Parameter.SIZE_MULTIPLE]),
+                halo_px=int(values[Parameter.HALO]),
+                max_batch_size=int(config.get("max_batch_size", 0)),
+                weights_sha256=values.get(Parameter.WEIGHTS_SHA256, ""),
+                project_version=values.get(Parameter.PROJECT_VERSION, ""),
+            )
+        except (KeyError, ValueError) as exc:
+            raise ServerError(
+                f"model {name!r} is not one of rt4ksr-triton's: its config has no valid "
+                f"parameter {exc}"
+            ) from exc
