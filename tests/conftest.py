@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# Tests run in several processes; a pool of threads in each would only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts `make test &` with Ctrl-C ignored, and so would be every program of a test.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
