@@ -12,7 +12,7 @@ EXTRAS_dev ?= train,rtx,video,server,loadtest
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all coverage lint unit export bench clean
+.PHONY: help demo check test test-all coverage lint unit docs export bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(VENV)/.dev ## Lint and types
 unit: $(VENV)/.dev
 	$(PYTEST) tests/unit
 
+docs: $(VENV)/.dev ## Build the documentation into build/site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 export: $(VENV)/.dev ## Make model_repository/ again from the shipped weights
 	$(BIN)/rt4ksr export --output model_repository
 
@@ -52,7 +55,7 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/loadtest_peer.py
 
 clean: ## Remove what make installed and wrote
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) build demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

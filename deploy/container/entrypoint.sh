@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts tritonserver with the flags it should face a network with; further flags come last and win:
 #   docker run rt4ksr --model-config-name=gpu
-# The reason for each flag is in deploy/README.md.
+# The reason for each flag is in docs/deploy.md.
 set -eu
 
 fail() {

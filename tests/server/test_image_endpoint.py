@@ -284,10 +284,10 @@ def test_the_client_says_what_an_endpoint_is_when_it_is_asked_for_as_a_model(
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["as it comes", "with headers"])
-def test_the_line_of_the_readme_makes_a_picture(
+def test_the_line_of_the_documentation_makes_a_picture(
     endpoint_server: TritonServer, root: Path, photograph: Path, tmp_path: Path, index: int
 ) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", (root / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```sh\n(.*?)```", (root / "docs" / "protocol.md").read_text(), re.S)
     (block,) = (block for block in blocks if "--data-binary" in block)
     line = [command for command in block.split("\n\n") if "--data-binary" in command][index]
     shutil.copy(photograph, tmp_path / "in.jpg")

@@ -107,11 +107,11 @@ def test_tritonserver_knows_every_flag_of_the_container(tmp_path: Path) -> None:
     assert set(container_flags(tmp_path)) <= known_flags()
 
 
-def test_every_flag_in_the_readme_is_one_of_the_container_with_its_value(
+def test_every_flag_in_the_documentation_is_one_of_the_container_with_its_value(
     root: Path, tmp_path: Path
 ) -> None:
     flags = container_flags(tmp_path)
-    table = (root / "deploy" / "README.md").read_text().split("| flag | why |")[1].split("\n\n")[0]
+    table = (root / "docs" / "deploy.md").read_text().split("| flag | why |")[1].split("\n\n")[0]
     told = dict(re.findall(r"`--([\w-]+)=?([^`]*)`", table))
     assert len(told) > 8
     for name, value in told.items():

@@ -1,0 +1,125 @@
+"""The documentation: its site builds without a warning, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "deploy" / "README.md",
+        ROOT / "examples" / "README.md",
+        ROOT / "export" / "rt4ksr_export" / "weights" / "README.md",
+        *ROOT.glob("model_repository/*.md"),
+    ]
+)
+
+
+class References(HTMLParser):
+    """What a page loads by itself, and what its links lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.classes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.classes |= set(values.get("class", "").split())
+        if "src" in values:
+            self.loaded.append(values["src"])
+        if tag == "link" and values.get("rel") != "canonical":
+            self.loaded.append(values.get("href", ""))
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as ``make docs`` does."""
+    folder = tmp_path_factory.mktemp("site")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_site_has_a_page_for_every_public_name(site: Path) -> None:
+    for page, names in {
+        "client": ["Upscaler", "Upscaler.map", "AsyncUpscaler", "ServedModel"],
+        "errors": ["errors.Rt4ksrError", "errors.OverloadedError"],
+        "video": ["video.upscale_video"],
+    }.items():
+        text = (site / "api" / f"{page}.html").read_text()
+        for name in names:
+            assert f'id="rt4ksr_client.{name}"' in text
+    assert 'id="rt4ksr_server.TritonServer"' in (site / "api" / "server.html").read_text()
+    assert 'id="rt4ksr_export.fuse.fuse"' in (site / "api" / "export.html").read_text()
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        references = References()
+        references.feed(page.read_text())
+        assert not [url for url in references.loaded if re.match(r"(https?:)?//", url)], page
+        # Material fetches Mermaid from a CDN as soon as a page has a diagram.
+        assert "mermaid" not in references.classes, page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text()), sheet
+
+
+def test_docstrings_show_no_markup_of_another_tool(site: Path) -> None:
+    for page in (site / "api").glob("*.html"):
+        assert not re.search(r":(class|meth|attr|data|func|mod|exc):", page.read_text()), page
+
+
+def test_the_drawing_of_the_architecture_is_what_its_script_draws(root: Path) -> None:
+    script = root / "docs" / "pictures" / "architecture.py"
+    assert runpy.run_path(str(script))["draw"]() == script.with_suffix(".svg").read_text()
+
+
+def slug(heading: str) -> str:
+    """Return GitHub's anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def test_the_readme_is_a_page(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    assert len(text.split()) < 1200
+    assert "Two commands do everything on a fresh machine" in text
+    assert "make demo" in text
+    assert "make test" in text
