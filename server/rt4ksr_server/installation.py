@@ -52,7 +52,7 @@ class Installation:
             return [], dict(os.environ)
         _copy_backends(self.wheel, directory)
         flags = [f"--backend-directory={directory}", _COMPLETE_CONFIGS_ONLY]
-        return flags, _stub_environment(self.wheel)
+        return flags, _stub_environment(self.wheel, directory)
 
 
 def find_installation(binary: str | os.PathLike[str] | None = None) -> Installation:
@@ -94,7 +94,7 @@ def _copy_backends(wheel: Path, directory: Path) -> None:
     shutil.copytree(_OWN_BACKENDS, directory, dirs_exist_ok=True, ignore=_ignore_caches)
 
 
-def _stub_environment(wheel: Path) -> dict[str, str]:
+def _stub_environment(wheel: Path, directory: Path) -> dict[str, str]:
     libraries = [str(wheel.parent.parent / "nvidia_pytriton.libs"), *_libpython_folders()]
     # The interpreter embedded in the stub ignores PYTHONPATH and PYTHONHOME. It believes to be the
     # first python3 on PATH, and so finds the packages of this environment.
@@ -105,6 +105,7 @@ def _stub_environment(wheel: Path) -> dict[str, str]:
         "PATH": _path_list(str(Path(sys.executable).parent), os.environ.get("PATH")),
         # Its backends are for the CPU; with a GPU in sight, KIND_AUTO would become KIND_GPU.
         "CUDA_VISIBLE_DEVICES": "",
+        "TMPDIR": str(directory),  # ONNX Runtime leaves a file there
     }
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -25,7 +26,6 @@ from support.processes import (
     free_port,
     group_is_gone,
     regions,
-    scratch_folder,
     server_name,
     stub_pids,
 )
@@ -49,48 +49,58 @@ time.sleep(60)
 """
 
 
+@pytest.fixture
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a server of this test, or of a program that it starts, puts its temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
 def test_a_stopped_server_leaves_no_process_no_shared_memory_and_no_file(
-    nearest_repository: RepositoryFactory,
+    nearest_repository: RepositoryFactory, temporary_folder: Path
 ) -> None:
     with TritonServer(nearest_repository([X2])) as server:
-        pid, name, scratch = server.pid, server_name(server.http_url), scratch_folder(server.pid)
+        pid, name = server.pid, server_name(server.http_url)
         assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
         assert stub_pids(pid)
         assert regions(name)
-        assert scratch.is_dir()
+        assert list(temporary_folder.iterdir())
     assert group_is_gone(pid)
     assert not regions(name)
-    assert not scratch.exists()
+    assert not list(temporary_folder.iterdir())
     server.stop()  # twice is harmless
 
 
 def test_killing_the_program_that_started_it_leaves_nothing(
-    nearest_repository: RepositoryFactory,
+    nearest_repository: RepositoryFactory, temporary_folder: Path
 ) -> None:
     command = [sys.executable, "-c", ORPHAN, str(nearest_repository([X2]))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         pid_text, http_url = program.stdout.readline().split()
         pid, name = int(pid_text), server_name(http_url)
-        scratch = scratch_folder(pid)
         time.sleep(0.5)  # the thread that started it is long gone: it has to be still there
         assert stub_pids(pid)
+        assert list(temporary_folder.iterdir())
         program.kill()
-    assert becomes_true(lambda: group_is_gone(pid) and not regions(name) and not scratch.exists())
+    assert becomes_true(
+        lambda: group_is_gone(pid) and not regions(name) and not list(temporary_folder.iterdir())
+    )
 
 
 def test_killing_its_supervisor_kills_it_and_its_stubs(
     nearest_repository: RepositoryFactory,
+    temporary_folder: Path,  # pytest removes what nobody is left to remove there
 ) -> None:
     with TritonServer(nearest_repository([X2])) as server:
-        name, scratch = server_name(server.http_url), scratch_folder(server.pid)
+        name = server_name(server.http_url)
         os.kill(int(Path(f"/proc/{server.pid}/stat").read_text().split()[3]), signal.SIGKILL)
         with pytest.raises(ServerError, match="tritonserver ended with status"):
             server.wait()
         assert becomes_true(lambda: group_is_gone(server.pid))
-    for region in regions(name):  # the one thing nobody is left to remove
+    for region in regions(name):  # nor these, whose names are of this server alone
         region.unlink()
-    subprocess.run(["rm", "-r", str(scratch)], check=True)
 
 
 def test_stopping_lets_a_request_in_flight_finish(nearest_repository: RepositoryFactory) -> None:

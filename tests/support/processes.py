@@ -21,12 +21,6 @@ def regions(name: str) -> list[Path]:
     return list(Path("/dev/shm").glob(f"{name}*"))
 
 
-def scratch_folder(pid: int) -> Path:
-    """The temporary folder with its backends, read from its command line."""
-    flags = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return next(Path(f.partition("=")[2]) for f in flags if f.startswith("--backend-directory="))
-
-
 def stub_pids(pid: int) -> list[int]:
     """The Python stubs of the tritonserver ``pid``."""
     children = Path(f"/proc/{pid}/task/{pid}/children").parent.parent.glob("*/children")
