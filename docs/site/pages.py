@@ -60,12 +60,10 @@ def _relinked(text: str, source: str, place: str, config: Any) -> str:
         if not (ROOT / file).exists():
             raise FileNotFoundError(f"{source} links to {target}, which is not in the repository")
         on_site = PAGES.get(file) or (file[len("docs/") :] if file.startswith("docs/") else None)
-        if (
-            on_site is None
-            or (ROOT / file).is_dir()
-            or file.endswith((".py", "pictures/README.md"))
-        ):
-            return f"[{words}]({config.repo_url}/blob/main/{file})" if config.repo_url else words
+        if on_site is None or (ROOT / file).is_dir() or file.endswith(".py"):
+            if config.repo_url:
+                return f"[{words}]({config.repo_url}/blob/main/{file})"
+            return f"`{file}`" if file.endswith(words.strip("`/")) else words
         path = posixpath.relpath(on_site, posixpath.dirname(place) or ".")
         return f"{mark}[{words}]({path}{'#' + url.fragment if url.fragment else ''})"
 
