@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ def in_order(
     in_flight: int,
     *,
     within: Cancellation | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``work(item, cancellation)`` for each of ``items``, in their order.
 
     At most ``in_flight`` items are under way or waiting to be fetched; ``items`` is consumed only

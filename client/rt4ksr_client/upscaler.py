@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -233,7 +233,7 @@ class Upscaler:
         in_flight: int = DEFAULT_IN_FLIGHT,
         *,
         cancellation: Cancellation | None = None,
-    ) -> Iterator[Picture]:
+    ) -> Generator[Picture, None, None]:
         """Yield each of ``images`` upscaled, in order, with several in flight at once.
 
         ``images`` is consumed as results are fetched: at most ``in_flight`` pictures are held at a

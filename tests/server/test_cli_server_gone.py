@@ -27,9 +27,9 @@ def test_a_folder_ends_once_when_the_server_is_gone_and_keeps_what_is_done(
         Image.new("RGB", (500, 400), (index, 0, 0)).save(album / f"{index}.png")
 
     with TritonServer(nearest_repository()) as server:
-        words = ["upscale", album, "-o", large, "--url", server.grpc_url, "--timeout", "5"]
+        words = ("upscale", album, "-o", large, "--url", server.grpc_url, "--timeout", "5")
         program = subprocess.Popen(
-            [sys.executable, "-c", "from rt4ksr_client.cli import main; main()", *words],
+            [sys.executable, "-c", "from rt4ksr_client.cli import main; main()", *map(str, words)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -51,7 +51,8 @@ def picture(path: Path, size: tuple[int, int] = (20, 12), mode: str = "RGB") -> 
 def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         image.load()
-        return image.size
+        width_px, height_px = image.size
+    return width_px, height_px
 
 
 def files_below(folder: Path) -> set[str]:

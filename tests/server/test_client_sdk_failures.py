@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
 def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
     nearest_repository: RepositoryFactory, name: TransportName
 ) -> None:
-    ports = {"grpc_port": free_port(), "http_port": free_port()}
+    ports: dict[str, Any] = {"grpc_port": free_port(), "http_port": free_port()}
     repository = nearest_repository()
     # It would wait for the connections that an HTTP client keeps.
     first = TritonServer(repository, exit_timeout_s=1, **ports).start()

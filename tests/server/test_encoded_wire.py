@@ -88,7 +88,9 @@ def test_alpha_and_gray_stay_with_the_client_and_are_exact(
 
     with Upscaler(endpoint_server.grpc_url, scale=2) as raw:
         exact = raw.upscale(image)
-    np.testing.assert_array_equal(upscaled.getchannel("A"), exact.getchannel("A"))
+    np.testing.assert_array_equal(
+        np.asarray(upscaled.getchannel("A")), np.asarray(exact.getchannel("A"))
+    )
     assert encoding.upscale(image.convert("L")).mode == "L"
 
 

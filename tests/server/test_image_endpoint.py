@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_over_http_a_file_is_posted_as_it_is_and_headers_say_the_rest(
     ids=str,
 )
 def test_what_cannot_be_answered_is_refused_before_the_network_works(
-    endpoint_server: TritonServer, parameters: dict[str, object], reason: str
+    endpoint_server: TritonServer, parameters: dict[str, Any], reason: str
 ) -> None:
     before = answered(endpoint_server, "rt4ksr_x2")
 

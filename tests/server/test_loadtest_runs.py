@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def calibrated(nearest_repository: Callable[..., Path]) -> ServerFactory:
 
     @contextmanager
     def serve(
-        *, delay_s: float = 0.0, instances: int = 1, wrong_every: int = 0, **ports: int
+        *, delay_s: float = 0.0, instances: int = 1, wrong_every: int = 0, **ports: Any
     ) -> Iterator[TritonServer]:
         repository = nearest_repository([])
         config = nearest_config(X2, max_batch_size=0)
@@ -168,7 +168,6 @@ def test_ctrl_c_ends_a_soak_with_its_report_and_leaves_nothing(
     calibrated: ServerFactory, tmp_path: Path
 ) -> None:
     with calibrated(delay_s=0.05) as server:
-        before = shared_memory()
         words = ("--profile", "soak", "--users", "2", "--transport", "shm")
         started = subprocess.Popen(
             [*command(server, tmp_path), *words],
@@ -177,13 +176,14 @@ def test_ctrl_c_ends_a_soak_with_its_report_and_leaves_nothing(
             start_new_session=True,
         )
         assert becomes_true(lambda: answered(server) > 20, timeout_s=60)
-        children = psutil.Process(started.pid).children(recursive=True)
-        for process in (psutil.Process(started.pid), *children):
+        generator = psutil.Process(started.pid)
+        processes = [generator, *generator.children(recursive=True)]
+        for process in processes:
             process.send_signal(signal.SIGINT)  # as a terminal does
         output, _ = started.communicate(timeout=30)
 
         assert started.returncode == 0, output.decode()
-        assert shared_memory() == before
+        assert not regions_of(processes)
     result = read_result(tmp_path)
     assert result.totals.right > 20
     assert result.settings.profile == "soak"
@@ -286,5 +286,7 @@ def answered(server: TritonServer) -> int:
     return int(statistics["inference_stats"]["success"]["count"])
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if "rt4ksr" in path.name}
+def regions_of(processes: Iterable[psutil.Process]) -> list[str]:
+    """The shared memory that clients in ``processes`` left."""
+    pids = {str(process.pid) for process in processes}
+    return [path.name for path in Path("/dev/shm").iterdir() if pids & {*path.name.split("_")}]

@@ -140,7 +140,11 @@ def over_grpc(server: TritonServer, seed: int, count: int) -> int:
 def over_http(server: TritonServer, seed: int, count: int) -> int:
     """Send mutated bodies; return how many were answered as if nothing was."""
     rng, answered = random.Random(seed), 0
-    tensor = {"name": INPUT_NAME, "datatype": WIRE_DATATYPE, "shape": FRAME.shape}
+    tensor: dict[str, object] = {
+        "name": INPUT_NAME,
+        "datatype": WIRE_DATATYPE,
+        "shape": FRAME.shape,
+    }
     tensor["parameters"] = {"binary_data_size": FRAME.nbytes}
     header = json.dumps({"inputs": [tensor]}).encode()
     connection = http.client.HTTPConnection(server.http_url, timeout=20)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig as Config
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
@@ -18,7 +19,6 @@ from support.processes import becomes_true, stub_pids
 pytestmark = pytest.mark.server
 
 X2 = MODELS["rt4ksr_x2"]
-Config = model_config_pb2.ModelConfig
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError, ServerStartError
@@ -104,7 +105,7 @@ def test_killing_its_supervisor_kills_it_and_its_stubs(
 
 
 def test_stopping_lets_a_request_in_flight_finish(nearest_repository: RepositoryFactory) -> None:
-    def wait_in_the_queue(config: object) -> None:
+    def wait_in_the_queue(config: model_config_pb2.ModelConfig) -> None:
         config.dynamic_batching.max_queue_delay_microseconds = 1_500_000
 
     server = TritonServer(nearest_repository([X2], edit=wait_in_the_queue))

@@ -32,7 +32,7 @@ def server(root: Path) -> Iterator[TritonServer]:
         yield running
 
 
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
+@pytest.fixture(params=MODELS.values(), ids=list(MODELS))
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     model: ModelSpec = request.param
     return model

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_a_server_killed_and_started_again_costs_no_frame(
     nearest_repository: Callable[[], Path], tmp_path: Path, transport: TransportName
 ) -> None:
     repository = nearest_repository()
-    ports = {"grpc_port": free_port(), "http_port": free_port()}
+    ports: dict[str, Any] = {"grpc_port": free_port(), "http_port": free_port()}
     source, target = make_video(tmp_path / "in.mp4", frames=700, draw=counted), tmp_path / "out.mp4"
     with TritonServer(repository, **ports) as doomed:
         url = doomed.http_url if transport == "http" else doomed.grpc_url

@@ -57,7 +57,8 @@ def histogram_of(latencies_ms: Sequence[float] | np.ndarray[Any, Any]) -> str:
     histogram = HdrHistogram(1, 3_600_000_000, 3)
     for latency_ms in latencies_ms:
         histogram.record_value(int(latency_ms * 1000))
-    return histogram.encode().decode()
+    encoded: bytes = histogram.encode()
+    return encoded.decode()
 
 
 def latency_of(latencies_ms: np.ndarray[Any, Any]) -> Latency:

@@ -61,6 +61,7 @@ def selectors() -> Iterator[tuple[str, str, set[str]]]:
         for placeholder, value in _PLACEHOLDERS.items():
             text = text.replace(placeholder, value)
         for selector in _vector_selectors(text):
+            assert selector.name is not None
             yield where, selector.name, {m.name for m in selector.matchers.matchers}
 
 

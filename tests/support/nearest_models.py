@@ -121,4 +121,5 @@ def infer(server: TritonServer, model: str, image: npt.NDArray[np.uint8]) -> npt
     tensor.set_data_from_numpy(image)
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
         result = client.infer(model, [tensor], client_timeout=30)
-    return result.as_numpy(contract.OUTPUT_NAME)
+    answer: npt.NDArray[np.uint8] = result.as_numpy(contract.OUTPUT_NAME)
+    return answer

@@ -69,7 +69,7 @@ def test_the_hash_is_the_weights_and_not_the_file(
     assert weights_sha256(loaded) == weights_sha256(network)
 
     with torch.no_grad():
-        network.head[0].bias[0] += 1e-6
+        network.get_parameter("head.0.bias")[0] += 1e-6
     assert weights_sha256(loaded) != weights_sha256(network)
 
 

@@ -23,7 +23,7 @@ ACCELERATOR_KEYS = {
 }
 
 
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
+@pytest.fixture(params=MODELS.values(), ids=list(MODELS))
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     model: ModelSpec = request.param
     return model

@@ -57,7 +57,7 @@ def pod_spec(where: str) -> Manifest:
 
 
 def selects(selector: Manifest, labels: Manifest) -> bool:
-    return selector["matchLabels"].items() <= labels.items()
+    return bool(selector["matchLabels"].items() <= labels.items())
 
 
 @pytest.fixture(params=OVERLAYS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as schema
+from tritonclient.grpc.model_config_pb2 import ModelConfig as Config
 
 from rt4ksr_client.contract import (
     DECODE_STAGE,
@@ -22,11 +22,10 @@ from rt4ksr_export.endpoint import endpoint_files, stage_files
 from rt4ksr_export.repository import model_parameters
 from rt4ksr_export.weights import packaged_weights
 
-Config = schema.ModelConfig
-
 
 def parsed(text: bytes | str) -> Config:
-    return text_format.Parse(text, Config())
+    config: Config = text_format.Parse(text, Config())
+    return config
 
 
 def content(folder: Path) -> dict[str, bytes]:

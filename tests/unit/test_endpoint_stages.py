@@ -77,7 +77,12 @@ def test_a_configuration_that_no_request_could_ask_for_is_refused(
 
 def test_a_sidecar_comes_through_as_it_was() -> None:
     alpha = Image.linear_gradient("L").resize((9, 7))
-    info = {"icc_profile": b"\0\xff", "exif": b"Exif\0\0", "xmp": b"<x/>", "dpi": (72.0, 96.5)}
+    info: dict[str, object] = {
+        "icc_profile": b"\0\xff",
+        "exif": b"Exif\0\0",
+        "xmp": b"<x/>",
+        "dpi": (72.0, 96.5),
+    }
     info["chroma_subsampled"] = True
     sent = Sidecar(9, 7, Surroundings(alpha, True, info))
 

@@ -63,7 +63,9 @@ def test_the_summary_names_the_worst_picture(photograph: Path) -> None:
     worse = bicubic(2)
 
     scores = list(
-        evaluate(pictures, 2, {"bicubic": bicubic(2), "dark": lambda small: worse(small) // 2})
+        evaluate(
+            pictures, 2, {"bicubic": bicubic(2), "dark": lambda small: worse(small) // np.uint8(2)}
+        )
     )
 
     clean = next(r for r in summary_table(scores, "bicubic") if r.method == "dark")

@@ -112,6 +112,7 @@ def test_a_graph_with_one_wrong_weight_is_refused_with_the_numbers(network: RT4K
 def test_a_graph_that_is_wrong_only_before_rounding_is_refused_too(network: RT4KSR) -> None:
     fused = fuse(network)
     model = build_graph(fused)
+    assert fused.upsample.bias is not None
     with torch.no_grad():
         fused.upsample.bias += 2e-4
 

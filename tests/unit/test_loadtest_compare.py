@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,7 +16,7 @@ from rt4ksr_loadtest.compare_cli import compare_command
 from rt4ksr_loadtest.result import RunResult, write_result
 from support import loadtest_samples as samples
 
-SLOWER = {"latency_ms": 300.0, "fps": 12.0}
+SLOWER: dict[str, Any] = {"latency_ms": 300.0, "fps": 12.0}
 
 
 def compared(folder: Path, a: RunResult, b: RunResult, *options: str) -> Result:

@@ -79,7 +79,7 @@ def test_every_way_in_which_an_answer_can_be_wrong_is_found() -> None:
     for said, answer in wrong.items():
         with pytest.raises(WrongPictureError, match=said):
             checker.check(0, sent, 7, answer)
-    other = stamped(255 - base, 7)
+    other = stamped(np.uint8(255) - base, 7)
     with pytest.raises(WrongPictureError, match="from what was sent"):
         checker.check(1, sent, 7, upscaled(other))
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -24,8 +25,8 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
-def options(repository: Path, **changes: object) -> ServerOptions:
-    arguments: dict[str, object] = {
+def options(repository: Path, **changes: Any) -> ServerOptions:
+    arguments: dict[str, Any] = {
         "model_repository": repository,
         "host": "127.0.0.1",
         "wanted_ports": dict.fromkeys(SERVICES, 0),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.validation import Validation
 
-SMALL = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
+SMALL: dict[str, Any] = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
 ) -> None:
     heard = Heard()
     # One loss all along, steps and an average that suit so few: no matter how a processor rounds.
-    steady = {"l2_from": 1.0, "learning_rate": 1e-3, "ema_decay": 0.9}
+    steady: dict[str, Any] = {"l2_from": 1.0, "learning_rate": 1e-3, "ema_decay": 0.9}
     recipe = Recipe(scale=2, iterations=60, **SMALL, **steady)
 
     assert trainer(photographs, tmp_path, recipe, save_every=30).train(heard)
@@ -134,12 +135,13 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_p
     class Poison(Heard):
         def validated(self, row: LogRow) -> None:
             with torch.no_grad():
-                training.network.head[0].weight.fill_(torch.nan)
+                training.network.get_parameter("head.0.weight").fill_(torch.nan)
 
     with pytest.raises(CheckpointError, match="became nan in iteration 5"):
         training.train(Poison())
 
-    assert torch.isfinite(load_network(tmp_path / "weights.safetensors").head[0].weight).all()
+    kept = load_network(tmp_path / "weights.safetensors")
+    assert torch.isfinite(kept.get_parameter("head.0.weight")).all()
     assert trainer(photographs, tmp_path, recipe).iteration == 4
 
 
