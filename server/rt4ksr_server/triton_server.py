@@ -30,24 +30,36 @@ _UNTELLING: Final = re.compile(r"I\d{4} |[|+]|Error: Failed to initialize NVML")
 
 
 class TritonServer:
-    """A tritonserver that serves ``model_repository`` while the ``with`` block runs.
+    """Runs tritonserver on ``model_repository`` for the duration of the ``with`` block.
 
-    >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
-    ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
+    On exit, requests in flight get up to ``exit_timeout_s`` seconds to finish. Nothing outlives the
+    program that started the server, even if that program is killed: no process, no shared memory,
+    no temporary file.
 
-    ``models`` are those of the repository to load; default: all. (tritonserver then lets whoever
-    reaches it load others.) A port of 0 means a free one; None turns the service off. ``binary``
-    defaults to ``tritonserver`` on PATH, else the one of the ``nvidia-pytriton`` wheel, which
-    wants a model's ``config.pbtxt`` to be complete: inputs, outputs and backend.
-    ``extra_args`` are further tritonserver flags. ``log`` gets each line of its log, from another
-    thread.
+    Example:
+        >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
+        ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
 
-    Leaving the block (or :meth:`stop`) lets requests in flight finish for up to
-    ``exit_timeout_s`` seconds, then ends them. Nothing outlives the program that started it, not
-    even if that program is killed: no process, no shared memory, no temporary file.
+    Args:
+        model_repository: folder of models.
+        models: names of the models to load; default: all. With names given, tritonserver also
+            loads other models of the repository on request.
+        host: address to bind.
+        grpc_port: 0 chooses a free port; None turns the service off.
+        http_port: likewise.
+        metrics_port: likewise.
+        binary: the tritonserver to run; default: the one on PATH, otherwise the one in the
+            ``nvidia-pytriton`` wheel, which needs each model's ``config.pbtxt`` to be complete
+            (inputs, outputs and backend).
+        start_timeout_s: seconds until every model must be ready.
+        exit_timeout_s: seconds that requests in flight get to finish.
+        extra_args: further tritonserver flags.
+        log: called with each line of the server's log, from another thread.
 
-    Raises :class:`~rt4ksr_client.errors.ServerStartError` with the last lines of the log when it
-    does not become ready within ``start_timeout_s`` seconds, and for arguments that cannot work.
+    Raises:
+        ServerStartError: it did not become ready in time, with the last lines of its log; or
+            arguments that cannot work.
+
     """
 
     def __init__(
