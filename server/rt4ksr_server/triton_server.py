@@ -36,7 +36,7 @@ class TritonServer:
     program that started the server, even if that program is killed: no process, no shared memory,
     no temporary file.
 
-    Example:
+    Examples:
         >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
         ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
 

@@ -132,3 +132,8 @@ def test_the_readme_is_a_page(root: Path) -> None:
     assert "Two commands do everything on a fresh machine" in text
     assert "make demo" in text
     assert "make test" in text
+
+
+def test_the_curl_of_the_readme_is_the_one_that_is_tested(root: Path) -> None:
+    (command,) = re.findall(r"^curl .*?\n```", (root / "README.md").read_text(), re.M | re.S)
+    assert command.removesuffix("\n```") in (root / "docs" / "protocol.md").read_text()
