@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rt4ksr_client.cli.options import shown
+from rt4ksr_client.cli.console import printable
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.compare import Comparison, compare_page, compare_runs
 from rt4ksr_loadtest.report import write_text
@@ -54,12 +54,12 @@ def compare_command(
     margin.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     earlier, later = read_result(a), read_result(b)
-    comparison = compare_runs(earlier, later, (shown(a), shown(b)), noise_share)
+    comparison = compare_runs(earlier, later, (printable(a), printable(b)), noise_share)
     _print(comparison)
     if output is not None:
         _refuse_a_result(output, (a, b))
         write_text({output: compare_page(comparison, earlier, later)})
-        click.echo(f"{shown(output)}: open it in a browser")
+        click.echo(f"{printable(output)}: open it in a browser")
     if comparison.regressed:
         ctx.exit(1)
 
@@ -68,7 +68,7 @@ def _refuse_a_result(output: Path, results: Sequence[Path]) -> None:
     for path in results:
         file = path / "result.json" if path.is_dir() else path
         if output.exists() and output.samefile(file):
-            raise LoadTestError(f"{shown(output)}: this is a result: give another name with -o")
+            raise LoadTestError(f"{printable(output)}: this is a result: give another name with -o")
 
 
 def _print(comparison: Comparison) -> None:
@@ -80,7 +80,7 @@ def _print(comparison: Comparison) -> None:
         console.print(Text("Not alike, so a change need not be the server's:", "yellow"))
         console.print(_table(("", "A", "B"), comparison.differences, "left"))
     for text in comparison.warnings:
-        console.print(Text(f"warning: {shown(text)}", "yellow"))
+        console.print(Text(f"warning: {printable(text)}", "yellow"))
     for verdict in comparison.verdicts:
         mark, colour = ("✔", "green") if verdict.passed else ("✘", "red")
         console.print(Text(f"{mark} {verdict.objective}: {verdict_line(verdict)}", colour))
@@ -94,5 +94,5 @@ def _table(
     for name in head[1:]:
         table.add_column(name, justify=justify)
     for row in body:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table

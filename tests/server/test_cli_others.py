@@ -1,24 +1,22 @@
-"""``rt4ksr status``, ``compare``, ``video`` and ``--local`` on a real tritonserver."""
+"""``rt4ksr status``, ``compare``, ``video``, and servers started for one call."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
 
-from rt4ksr_client.cli.compare import compare
-from rt4ksr_client.cli.server import local_server
-from rt4ksr_client.cli.status import status
-from rt4ksr_client.cli.upscale import upscale
-from rt4ksr_client.cli.video import video
+from rt4ksr_client.cli import cli
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
-from rt4ksr_client.errors import MissingExtraError, ServerError
+from rt4ksr_client.errors import ServerUnreachableError
 from rt4ksr_server import TritonServer
+from support.processes import free_port
+from support.servers import RepositoryFactory, ServerFactory
 from support.videos import make_video
 
 SERVED = {spec.name for spec in DEFAULT_MODELS.values()}
@@ -26,8 +24,30 @@ SERVED = {spec.name for spec in DEFAULT_MODELS.values()}
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
 
-def test_status_tells_of_every_model_and_the_transport(nearest_server: TritonServer) -> None:
-    result = CliRunner().invoke(status, ["--url", nearest_server.grpc_url, "--json"])
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [*map(str, arguments)])
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The default address, at which nothing listens during the test."""
+    url = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr("rt4ksr_client.cli.options.DEFAULT_URL", url)
+    return url
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A picture of 16x12."""
+    # The command sets the limit for its process, which here is the tests'.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (16, 12), "teal").save(path)
+    return path
+
+
+def test_status_shows_every_model_and_the_transport(nearest_server: TritonServer) -> None:
+    result = run("status", "--url", nearest_server.grpc_url, "--json")
 
     told = json.loads(result.stdout)
     assert {model["name"] for model in told["models"]} == SERVED
@@ -35,16 +55,16 @@ def test_status_tells_of_every_model_and_the_transport(nearest_server: TritonSer
 
 
 def test_status_is_readable_when_piped(nearest_server: TritonServer) -> None:
-    result = CliRunner().invoke(status, ["--url", nearest_server.grpc_url, "--transport", "grpc"])
+    result = run("status", "--url", nearest_server.grpc_url, "--transport", "grpc")
 
     assert "transport  grpc" in result.stdout
     assert all(name in result.stdout for name in SERVED)
 
 
-def test_no_server_is_an_error_of_ours() -> None:
-    result = CliRunner().invoke(status, ["--url", "127.0.0.1:9", "--timeout", "0.3"])
+def test_no_server_at_a_given_address_is_an_error() -> None:
+    result = run("status", "--url", "127.0.0.1:9", "--timeout", "0.3")
 
-    assert isinstance(result.exception, ServerError)
+    assert isinstance(result.exception, ServerUnreachableError)
 
 
 def test_compare_writes_one_page(
@@ -55,63 +75,100 @@ def test_compare_writes_one_page(
     with Image.open(photograph) as image:
         image.resize((64, 36)).save(small)
 
-    result = CliRunner().invoke(
-        compare, [str(small), "-o", str(page), "--url", nearest_server.grpc_url]
-    )
+    result = run("compare", small, "-o", page, "--url", nearest_server.grpc_url)
 
     assert result.exit_code == 0, result.output
     assert "128x72" in page.read_text()
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_local_starts_a_server_for_one_call(
-    nearest_repository: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", [[], ["--local"]], ids=["default address", "--local"])
+def test_a_server_is_started_for_one_call(
+    nearest_repository: RepositoryFactory,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_server: str,
+    option: list[str],
 ) -> None:
-    nearest_repository().rename(tmp_path / "model_repository")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    Image.new("RGB", (16, 12), "teal").save(tmp_path / "a.png")
+    nearest_repository().rename(small.parent / "model_repository")
+    monkeypatch.chdir(small.parent)
 
-    result = CliRunner().invoke(upscale, [str(tmp_path / "a.png"), "--local"])
+    result = run("upscale", small, *option)
 
     assert result.exit_code == 0, result.output
-    with Image.open(tmp_path / "a_4k.png") as large:
+    said = f"rt4ksr: no server at {no_server}: starting one for this call\n"
+    assert result.stderr == ("" if option else said)
+    with Image.open(small.with_name("a_x2.png")) as large:
         assert large.size == (32, 24)
 
 
+@pytest.mark.parametrize("command", ["video", "compare", "status"])
+def test_every_command_starts_a_server_where_none_runs(
+    nearest_server: TritonServer,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_server: str,
+    command: str,
+) -> None:
+    @contextlib.contextmanager
+    def lend_a_running_one(*, models: Sequence[str]) -> Iterator[str]:
+        assert set(models) <= set(MODELS)
+        yield nearest_server.grpc_url
+
+    monkeypatch.setattr("rt4ksr_client.cli.server.local_server", lend_a_running_one)
+    monkeypatch.chdir(small.parent)
+    sources = {"video": [make_video(small.with_name("in.mp4"), frames=2)], "compare": [small]}
+
+    result = run(command, *sources.get(command, []))
+
+    assert result.exit_code == 0, result.output
+    said = f"rt4ksr: no server at {no_server}: starting one for this call\n"
+    assert result.stderr == said
+    files = {path.name for path in small.parent.iterdir()}
+    results = {"video": {"in_x2.mp4"}, "compare": {"compare.html"}, "status": set()}
+    assert files == {"a.png", *[path.name for path in sources.get("video", [])]} | results[command]
+
+
 def test_status_of_a_local_server_has_every_model_of_the_repository(
-    nearest_repository: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nearest_repository: RepositoryFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = [MODELS["rt4ksr_x2"], MODELS["rt4ksr_x2_video"]]
     nearest_repository(both).rename(tmp_path / "model_repository")
     monkeypatch.chdir(tmp_path)
 
-    result = CliRunner().invoke(status, ["--local", "--json"])
+    result = run("status", "--local", "--json")
 
     ready = {model["name"] for model in json.loads(result.stdout)["models"] if model["ready"]}
     assert ready == {"rt4ksr_x2", "rt4ksr_x2_video"}
 
 
-def test_video_takes_the_model_for_video_where_the_server_has_it(
-    nearest_repository: Callable[..., Path], nearest_server: TritonServer, tmp_path: Path
+def test_video_uses_the_model_for_video_if_the_server_has_it(
+    server_with: ServerFactory,
+    nearest_repository: RepositoryFactory,
+    nearest_server: TritonServer,
+    tmp_path: Path,
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2)
 
-    def taken(server: TritonServer, *options: str) -> str:
-        arguments = [str(source), "-o", str(tmp_path / "out.mp4"), "--json", *options]
-        result = CliRunner().invoke(video, [*arguments, "--url", server.grpc_url])
+    def model_used(server: TritonServer, *options: str) -> str:
+        target = tmp_path / "out.mp4"
+        result = run("video", source, "-o", target, "--json", *options, "--url", server.grpc_url)
         assert result.exit_code == 0, result.output
         return str(json.loads(result.stdout)["model"])
 
     both = [MODELS["rt4ksr_x2"], MODELS["rt4ksr_x2_video"]]
-    with TritonServer(nearest_repository(both)) as server:
-        assert taken(server) == "rt4ksr_x2_video"
-        assert taken(server, "--model", "rt4ksr_x2") == "rt4ksr_x2"
-    assert taken(nearest_server) == "rt4ksr_x2"
+    with server_with(nearest_repository(both)) as server:
+        assert model_used(server) == "rt4ksr_x2_video"
+        assert model_used(server, "--model", "rt4ksr_x2") == "rt4ksr_x2"
+    assert model_used(nearest_server) == "rt4ksr_x2"
 
 
-def test_local_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rt4ksr_server", None)
+def test_a_video_is_named_by_the_scale_of_its_model(
+    nearest_server: TritonServer, tmp_path: Path
+) -> None:
+    source = make_video(tmp_path / "in.avi", frames=2)
 
-    with pytest.raises(MissingExtraError, match=r"rt4ksr-triton\[server\]"), local_server():
-        pass
+    result = run("video", source, "--model", "rt4ksr_x3", "--url", nearest_server.grpc_url)
+
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "in_x3.mkv").is_file()

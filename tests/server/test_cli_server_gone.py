@@ -40,7 +40,7 @@ def test_a_folder_ends_once_when_the_server_is_gone_and_keeps_what_is_done(
 
     assert program.returncode == 1
     assert stderr.count("rt4ksr: error:") == 1
-    assert "what is done is kept" in stderr
+    assert "finished pictures are kept" in stderr
     names = [path.name for path in large.iterdir()]
     assert 0 < len(names) < PICTURES
     assert not [name for name in names if name.startswith(".")]

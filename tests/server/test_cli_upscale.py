@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from rt4ksr_client.cli.upscale import upscale
+from rt4ksr_client.cli import cli
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import PictureError, WrongScaleError
 from rt4ksr_server import TritonServer
@@ -37,8 +37,8 @@ def url(nearest_server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(url: str, *arguments: object, stdin: bytes | None = None) -> Result:
-    words = [*map(str, arguments), "--url", url]
-    return CliRunner().invoke(upscale, words, input=stdin)
+    words = ["upscale", *map(str, arguments), "--url", url]
+    return CliRunner().invoke(cli, words, input=stdin)
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 12), mode: str = "RGB") -> Path:
@@ -55,6 +55,12 @@ def size_of(path: Path) -> tuple[int, int]:
     return width_px, height_px
 
 
+def passes(result: Result) -> str:
+    """The line of ``-v`` about the picture, between those of the log."""
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("  "))
+    return line.strip()
+
+
 def files_below(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
@@ -65,8 +71,38 @@ def test_a_picture_goes_beside_its_source(url: str, tmp_path: Path) -> None:
     result = run(url, source)
 
     assert result.exit_code == 0, result.output
-    small, large = (np.asarray(Image.open(p)) for p in (source, tmp_path / f"{source.stem}_4k.png"))
+    small, large = (np.asarray(Image.open(p)) for p in (source, tmp_path / f"{source.stem}_x2.png"))
     np.testing.assert_array_equal(large, small.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([], "in_x2.png"),
+        (["--scale", "3"], "in_x3.png"),
+        (["--model", "rt4ksr_x3"], "in_x3.png"),
+        (["--to", "4K"], "in_4k.png"),
+        (["--to", "80x60", "--scale", "2"], "in_80x60.png"),
+        (["--format", "jpeg"], "in_x2.jpg"),
+    ],
+)
+def test_a_result_is_named_by_what_it_is(
+    url: str, tmp_path: Path, options: list[str], name: str
+) -> None:
+    source = picture(tmp_path / "in.png")
+
+    result = run(url, source, *options)
+
+    assert result.exit_code == 0, result.output
+    assert files_below(tmp_path) == {"in.png", name}
+
+
+def test_a_folder_is_named_by_what_is_in_it(url: str, tmp_path: Path) -> None:
+    picture(tmp_path / "album" / "a.png")
+
+    assert run(url, tmp_path / "album", "--model", "rt4ksr_x3").exit_code == 0
+    assert run(url, tmp_path / "album", "--to", "1080p").exit_code == 0
+    assert files_below(tmp_path) == {"album/a.png", "album_x3/a.png", "album_1080p/a.png"}
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif", ".tiff", ".bmp", ".png", ".gif"])
@@ -95,13 +131,13 @@ def test_to_chooses_the_models_with_the_least_work(
 
     result = run(url, source, target, "--to", "192x108", "-v")
 
-    assert result.stderr.strip().startswith(models)
+    assert passes(result).startswith(models)
     small, large = (np.asarray(Image.open(path)) for path in (source, target))
     times = 192 // size[0]
     np.testing.assert_array_equal(large, small.repeat(times, axis=0).repeat(times, axis=1))
 
 
-def test_to_makes_do_with_what_the_server_has(
+def test_to_uses_the_models_that_the_server_has(
     nearest_repository: Callable[..., Path], tmp_path: Path, url: str
 ) -> None:
     source, target = picture(tmp_path / "in.png", (64, 36)), tmp_path / "out.png"
@@ -110,7 +146,7 @@ def test_to_makes_do_with_what_the_server_has(
         result = run(server.grpc_url, source, target, "--to", "192x108", "-v")
 
     assert result.exit_code == 0, result.output
-    assert result.stderr.strip().startswith("rt4ksr_x2, rt4ksr_x2: ")
+    assert passes(result).startswith("rt4ksr_x2, rt4ksr_x2: ")
     assert size_of(target) == (192, 108)
 
 
@@ -161,7 +197,7 @@ def test_a_folder_skips_what_is_done(url: str, tmp_path: Path) -> None:
     assert rows[-1] == {"upscaled": 2, "done_before": 1, "failed": 0, "failures": []}
 
 
-def test_machines_are_told_at_the_end_what_failed_and_why(url: str, tmp_path: Path) -> None:
+def test_the_json_ends_with_what_failed_and_why(url: str, tmp_path: Path) -> None:
     picture(tmp_path / "album" / "a.png")
     (tmp_path / "album" / "empty.png").touch()
     Image.new("F", (8, 8)).save(tmp_path / "album" / "float.tiff")
@@ -196,7 +232,7 @@ def test_the_source_is_never_overwritten(url: str, tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
-def test_the_pixel_limit_is_the_users(url: str, tmp_path: Path) -> None:
+def test_max_pixels_is_the_limit(url: str, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png", (100, 100))
 
     refused = run(url, source, "--max-pixels", "9999")
@@ -246,7 +282,7 @@ def test_metadata_is_kept_unless_stripped(url: str, tmp_path: Path) -> None:
         assert image.info.get("dpi") != (300, 300)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(url: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(url: str, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png", (200, 200))
 
     def small_files() -> None:
@@ -269,7 +305,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(url: str, tmp_path: Path) -> Non
     assert files_below(tmp_path) == {"in.png"}
 
 
-def test_a_folder_that_is_not_there_is_said(url: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(url: str, tmp_path: Path) -> None:
     source = picture(tmp_path / "in.png")
 
     assert "no such folder" in str(run(url, source, tmp_path / "no" / "out.png").exception)

@@ -138,7 +138,7 @@ def test_a_server_gone_for_good_is_said_and_what_is_done_is_kept(
 
     assert program.returncode == 1
     assert "rt4ksr: error: no Triton server answers" in stderr
-    assert "--resume goes on" in stderr
+    assert "--resume continues" in stderr
     assert not target.exists()
     assert_it_goes_on(source, target, nearest_server.grpc_url, frames=700)
 

@@ -1,7 +1,8 @@
-"""The ``rt4ksr`` program: its exit codes, and what it says."""
+"""The ``rt4ksr`` program: its exit codes, its messages and its log."""
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_wrong_usage_exits_with_2(
     assert "Error:" in capsys.readouterr().err
 
 
-def test_an_error_of_ours_is_one_line_and_exits_with_1(
+def test_an_error_is_one_line_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "missing.png"
@@ -81,13 +82,55 @@ def test_a_signal_unwinds_the_command_and_exits_as_shells_expect(
         finally:
             unwound.append("once")
             if signal_number == signal.SIGTERM:
-                signal.raise_signal(signal_number)  # as `timeout` does; the clearing up goes on
+                signal.raise_signal(signal_number)  # as `timeout` does; the cleanup goes on
             unwound.append("to the end")
 
-    monkeypatch.setattr(cli, "_load", lambda name, row: signalled)
+    monkeypatch.setattr(cli, "load_command", lambda name: signalled)
     before = signal.getsignal(signal.SIGTERM)
 
     assert exit_code("status") == 128 + signal_number
     assert word in capsys.readouterr().err
     assert unwound == ["once", "to the end"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_log_and_examples(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert "--verbose" in out
+    assert f"rt4ksr {name}" in out.partition("Options:")[0].partition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "levels"),
+    [
+        (["status"], []),
+        (["status", "-v"], ["INFO"]),
+        (["-v", "status"], ["INFO"]),
+        (["-v", "status", "-v"], ["INFO", "DEBUG"]),
+        (["status", "-vv"], ["INFO", "DEBUG"]),
+    ],
+)
+def test_the_log_is_printed_on_stderr_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    levels: list[str],
+) -> None:
+    @cli.verbose_option
+    @click.command()
+    def logging_command() -> None:
+        for package in ("rt4ksr_client.retry", "rt4ksr_server"):
+            logging.getLogger(package).info("an information with \x1b")
+            logging.getLogger(package).debug("a detail")
+
+    monkeypatch.setattr(cli, "load_command", lambda name: logging_command)
+
+    assert exit_code(*arguments) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == levels * 2
+    assert all("information with \\x1b" in line for line in lines if "INFO" in line)
+    assert not logging.getLogger("rt4ksr_client").isEnabledFor(logging.INFO)

@@ -61,7 +61,7 @@ def test_every_8_bit_mode_comes_back_twice_as_large(mode: str, result: str) -> N
     assert (large.mode, large.size) == (result, (24, 20))
 
 
-def test_gray_is_not_changed_by_the_way_through_rgb() -> None:
+def test_gray_survives_the_conversion_to_rgb_and_back() -> None:
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
 
     np.testing.assert_array_equal(np.asarray(enlarged(image)), doubled(np.asarray(image)))
@@ -90,7 +90,7 @@ def test_a_palette_with_one_transparent_colour_keeps_it() -> None:
     assert np.asarray(large)[0, 0, 3] < 64
 
 
-def test_16_bit_gray_is_rounded_to_8_with_a_word() -> None:
+def test_16_bit_gray_is_rounded_to_8_with_a_warning() -> None:
     values = np.array([[0, 128, 129], [257, 32768, 65535]], dtype=np.uint16)
 
     with pytest.warns(PictureWarning, match="16 bits"):
@@ -100,12 +100,12 @@ def test_16_bit_gray_is_rounded_to_8_with_a_word() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_32_bit_pictures_are_refused(mode: str) -> None:
+def test_32_bit_pictures_are_rejected(mode: str) -> None:
     with pytest.raises(PictureError, match="32 bits"):
         split(Image.new(mode, (4, 4)))
 
 
-def test_a_picture_without_pixels_is_refused() -> None:
+def test_a_picture_without_pixels_is_rejected() -> None:
     with pytest.raises(PictureError, match="no pixels"):
         split(Image.new("RGB", (0, 4)))
 
@@ -169,7 +169,7 @@ def described() -> Image.Image:
 
 
 @pytest.mark.parametrize("white", [1023, 65535])
-def test_a_gray_file_of_10_or_16_bits_becomes_8_and_says_so(white: int) -> None:
+def test_a_gray_file_of_10_or_16_bits_becomes_8_with_a_warning(white: int) -> None:
     values = np.linspace(0, white, 64).round().astype(">u2").reshape(8, 8)
     file = io.BytesIO(b"P5 8 8 %d\n" % white + values.tobytes())
 
@@ -193,7 +193,7 @@ KEPT_BY = {
 
 
 @pytest.mark.parametrize("name", KEPT_BY)
-def test_metadata_survives_each_format_or_its_loss_is_said(name: str) -> None:
+def test_metadata_survives_each_format_or_its_loss_is_a_warning(name: str) -> None:
     image = described()
     lost = [one for one in metadata.KEPT if one not in KEPT_BY[name]]
     with pytest.warns(PictureWarning, match=", ".join(lost)) if lost else nullcontext():
@@ -213,7 +213,7 @@ def test_metadata_survives_each_format_or_its_loss_is_said(name: str) -> None:
         assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 400
 
 
-def test_a_small_pictures_layout_tags_do_not_get_into_the_large_one() -> None:
+def test_layout_tags_of_a_small_tiff_do_not_end_up_in_the_large_one() -> None:
     small = files.encode([noise("RGBA", (64, 48)).convert("RGB")], "TIFF")
     large = enlarged(files.decode(io.BytesIO(small), "small.tiff"))
 

@@ -1,29 +1,28 @@
-"""``rt4ksr compare``: a page with a slider between bicubic and ours."""
+"""``rt4ksr compare``: a web page with a slider between bicubic interpolation and RT4KSR."""
 
 from __future__ import annotations
 
 import base64
 import html
 from pathlib import Path
+from typing import Final
 
 import click
 from PIL import Image
 
-from rt4ksr_client.cli.options import (
-    ServerChoice,
-    say_warnings,
-    scale_option,
-    server_options,
-    shown,
-)
+from rt4ksr_client.cli.console import printable, show_picture_warnings
+from rt4ksr_client.cli.options import scale_option, server_options
+from rt4ksr_client.cli.server import ServerChoice
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import atomic_write, encode, on_white, open_picture, write_errors
+from rt4ksr_client.upscaler import DEFAULT_SCALE
 
 __all__ = ["bicubic_beside", "compare", "compare_page"]
 
-_QUALITY = 92
-_LARGEST_WEBP_PX = 16383
-_PAGE = """<!doctype html>
+QUALITY: Final = 92
+LARGEST_WEBP_PX: Final = 16383
+PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -76,57 +75,67 @@ _PAGE = """<!doctype html>
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("compare.html"),
     show_default=True,
+    help="The page to write.",
 )
 @scale_option
 @server_options
 def compare(source: Path, output: Path, scale: int | None, server: ServerChoice) -> None:
-    """Upscale the picture SOURCE and write a page with a slider: bicubic and ours.
+    """Upscale the picture SOURCE and write a web page that compares it with bicubic interpolation.
 
     \b
-    rt4ksr compare in.jpg -o compare.html    one file, opens in any browser
+    Examples:
+      rt4ksr compare in.jpg                          writes compare.html
+      rt4ksr compare in.jpg -o in.html --scale 3
+
+    The page is one file, with a slider between both pictures, and opens in any browser. Without a
+    server at the default address, and with the server extra installed, the command starts one for
+    the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    say_warnings()
+    show_picture_warnings()
     if output.exists() and source.exists() and output.samefile(source):
-        raise PictureError(f"{shown(output)}: this is the source itself: give another name with -o")
+        raise PictureError(
+            f"{printable(output)}: this is the source itself: give another name with -o"
+        )
     image = open_picture(source)
-    with server.upscaler(scale) as upscaler:
-        page = compare_page(image, upscaler.upscale(image), shown(source.name))
+    with server.models([DEFAULT_MODELS[scale or DEFAULT_SCALE].name], scale) as models:
+        page = compare_page(image, models.first.upscale(image), printable(source.name))
     with write_errors(str(output)), atomic_write(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    click.echo(f"{shown(output)}: open it in a browser")
+    click.echo(f"{printable(output)}: open it in a browser")
 
 
 def compare_page(source: Image.Image, upscaled: Image.Image, title: str) -> str:
-    """Return a page of HTML that needs nothing else: no file, no network.
+    """Return an HTML page with a slider between both pictures; it needs no other file, no network.
 
     Args:
         source: the picture before upscaling, upright.
         upscaled: the same picture, larger.
-        title: of the page.
+        title: of the page, as plain text.
 
     """
     bicubic, ours = bicubic_beside(source, upscaled)
-    return _PAGE.format(
+    return PAGE.format(
         title=html.escape(title),
         width=ours.width,
         height=ours.height,
-        bicubic=_as_url(bicubic),
-        ours=_as_url(ours),
+        bicubic=_data_url(bicubic),
+        ours=_data_url(ours),
     )
 
 
 def bicubic_beside(source: Image.Image, upscaled: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Return ``source`` enlarged by Pillow's bicubic to the size of ``upscaled``, and that one.
+    """Return ``source`` resized to ``upscaled`` by Pillow's bicubic, and ``upscaled`` itself.
 
     Both are RGB, on white where they are transparent.
     """
     ours = on_white(upscaled).convert("RGB")
-    return on_white(source).convert("RGB").resize(ours.size, Image.Resampling.BICUBIC), ours
+    small = on_white(source).convert("RGB")
+    return small.resize(ours.size, Image.Resampling.BICUBIC), ours
 
 
-def _as_url(image: Image.Image) -> str:
-    kind = "WEBP" if max(image.size) <= _LARGEST_WEBP_PX else "JPEG"
-    # Pages are passed on: of the metadata only what colours need, not where it was taken.
+def _data_url(image: Image.Image) -> str:
+    format_name = "WEBP" if max(image.size) <= LARGEST_WEBP_PX else "JPEG"
+    # Pages are passed on: keep the colour profile, but not who took the picture and where.
     image.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
-    data = encode([image], kind, quality=_QUALITY)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+    data = base64.b64encode(encode([image], format_name, quality=QUALITY)).decode()
+    return f"data:image/{format_name.lower()};base64,{data}"

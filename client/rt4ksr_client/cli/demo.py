@@ -1,4 +1,4 @@
-"""``rt4ksr demo``: the whole way, once: a real server, a picture, 4K."""
+"""``rt4ksr demo``: start a server, upscale a picture, show the time of each stage."""
 
 from __future__ import annotations
 
@@ -11,89 +11,100 @@ import click
 from PIL import Image
 
 from rt4ksr_client.cli.before_after import before_after
-from rt4ksr_client.cli.upscale import SCALES
+from rt4ksr_client.cli.jobs import default_target
+from rt4ksr_client.cli.options import SCALES
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.upscaler import Upscaler
 from rt4ksr_server import TritonServer, default_repository
 
+__all__ = ["demo"]
+
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--scale", type=SCALES, default="2", show_default=True)
+@click.option("--scale", type=SCALES, default="2", show_default=True, help="Factor to upscale by.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo"),
     show_default=True,
-    help="Folder for the two pictures.",
+    help="The folder to write two pictures to.",
 )
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Default: ./model_repository, else the one that came with this package.",
+    help="The models to serve.  [default: ./model_repository, otherwise the shipped one]",
 )
 def demo(source: Path, scale: str, output: Path, model_repository: Path | None) -> None:
-    """Start a real tritonserver, upscale SOURCE, stop the server, show the result.
+    """Start a Triton server, upscale the picture SOURCE, stop the server and show the result.
 
     \b
-    rt4ksr demo holiday.jpg
+    Example:
+      rt4ksr demo holiday.jpg     writes demo/holiday_x2.png and demo/before_after.png
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    stages = _Stages()
-    with stages.timed("decode"):
+    times = StageTimes()
+    with times.stage("decode"):
         image = open_picture(source)
     output.mkdir(parents=True, exist_ok=True)
-    upscaled = _served(image, int(scale), model_repository or default_repository(), stages)
-    large, comparison = output / f"{source.stem}_x{scale}.png", output / "before_after.png"
-    with stages.timed("encode as PNG"):
+    repository = model_repository or default_repository()
+    upscaled = _upscale_on_own_server(image, int(scale), repository, times)
+    large = output / default_target(source, f"x{scale}", ".png").name
+    comparison = output / "before_after.png"
+    with times.stage("encode as PNG"):
         save_picture(upscaled, large)
-    with stages.timed("draw before and after"):
+    with times.stage("draw before and after"):
         save_picture(before_after(image, upscaled), comparison)
 
     click.echo(f"\n{image.width}x{image.height} -> {upscaled.width}x{upscaled.height}")
-    click.echo(stages.table())
+    click.echo(times.table())
     click.echo(f"\nthe picture:       {large}\nbefore and after:  {comparison}")
 
 
-def _served(image: Image.Image, scale: int, model_repository: Path, stages: _Stages) -> Image.Image:
-    server = TritonServer(model_repository, models=[DEFAULT_MODELS[scale].name])
-    with stages.timed("start tritonserver, load and warm up"):
-        server.start()
-    try:
-        with Upscaler(server.grpc_url, scale=scale, transport="grpc") as upscaler:
-            before_ms = _network_ms(upscaler)
-            with stages.timed("upscale over gRPC"):
-                upscaled = upscaler.upscale(image)
-            stages.add("  of which in the network", _network_ms(upscaler) - before_ms)
-        return upscaled
-    finally:
-        with stages.timed("stop tritonserver"):
-            server.stop()
-
-
-def _network_ms(upscaler: Upscaler) -> float:
-    """Milliseconds in the network so far, warm-up included, by the server's own statistics."""
-    name = upscaler.served_model.name
-    statistics = next(m.statistics for m in upscaler.status().models if m.name == name)
-    return statistics.infer_ms * statistics.answered if statistics else 0.0
-
-
-class _Stages:
-    """Milliseconds by stage, said as they pass."""
+class StageTimes:
+    """The time of each stage in milliseconds; a stage is announced on stderr when it starts."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, float]] = []
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and take the block's time."""
         click.echo(f"{name} ...", err=True)
         start_s = perf_counter()
         yield
         self.add(name, (perf_counter() - start_s) * 1000)
 
     def add(self, name: str, duration_ms: float) -> None:
+        """Add a time that was measured elsewhere."""
         self._rows.append((name, duration_ms))
 
     def table(self) -> str:
+        """Return one line per stage."""
         return "\n".join(f"{duration_ms:9.0f} ms  {name}" for name, duration_ms in self._rows)
+
+
+def _upscale_on_own_server(
+    image: Image.Image, scale: int, model_repository: Path, times: StageTimes
+) -> Image.Image:
+    server = TritonServer(model_repository, models=[DEFAULT_MODELS[scale].name])
+    with times.stage("start tritonserver, load and warm up"):
+        server.start()
+    try:
+        with Upscaler(server.grpc_url, scale=scale, transport="grpc") as upscaler:
+            warm_up_ms = _network_ms(upscaler)
+            with times.stage("upscale over gRPC"):
+                upscaled = upscaler.upscale(image)
+            times.add("  of which in the network", _network_ms(upscaler) - warm_up_ms)
+        return upscaled
+    finally:
+        with times.stage("stop tritonserver"):
+            server.stop()
+
+
+def _network_ms(upscaler: Upscaler) -> float:
+    """Return the time spent in the network so far, warm-up included, by the server's statistics."""
+    name = upscaler.served_model.name
+    statistics = next(m.statistics for m in upscaler.status().models if m.name == name)
+    return statistics.infer_ms * statistics.answered if statistics else 0.0

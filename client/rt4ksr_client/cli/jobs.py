@@ -1,4 +1,4 @@
-"""Which pictures a command line means, and where each one goes."""
+"""Which files a command reads, and where each result goes."""
 
 from __future__ import annotations
 
@@ -12,72 +12,71 @@ from PIL import Image
 
 from rt4ksr_client.errors import PictureError
 
-__all__ = ["Job", "default_target", "is_done", "jobs_in_folder"]
+__all__ = ["Job", "default_target", "jobs_in_folder"]
 
-SUFFIX = "_4k"
+NOT_PICTURES = frozenset({"MPEG", "PDF", "EPS", "WMF", "PS"})
+"""Formats of Pillow that are video or documents."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to be upscaled."""
+    """One picture file to upscale."""
 
     source: Path
     target: Path
 
+    def is_done(self) -> bool:
+        """Whether the target exists and is not older than the source."""
+        try:
+            return self.target.stat().st_mtime >= self.source.stat().st_mtime
+        except OSError:
+            return False
 
-def default_target(source: Path, extension: str) -> Path:
-    """Return ``holiday_4k.png`` beside ``holiday.jpg``; ``album_4k`` beside a folder."""
+
+def default_target(source: Path, label: str, extension: str) -> Path:
+    """Return ``holiday_x2.png`` beside ``holiday.jpg``, or ``album_x2`` beside ``album``, a folder.
+
+    ``label`` says what the result is, e.g. ``x2`` or ``4k``; ``extension`` includes its dot.
+    """
     source = source.absolute() if source.name in ("", "..") else source
     if source.is_dir():
-        return source.with_name(source.name + SUFFIX)
-    return source.with_name(f"{source.stem}{SUFFIX}{extension}")
+        return source.with_name(f"{source.name}_{label}")
+    return source.with_name(f"{source.stem}_{label}{extension}")
 
 
 def jobs_in_folder(source: Path, target: Path, extension: str) -> list[Job]:
-    """Return a job for every picture below ``source``, in the same folders below ``target``.
+    """Return a job for every picture below ``source``, in the same subfolders below ``target``.
 
-    Where two pictures differ in their suffix only, the target keeps it: ``a.jpg.png``.
+    Hidden files and folders are skipped, and ``target`` if it is below ``source``. Where two
+    pictures differ only in their suffix, the target keeps it: ``a.jpg.png``.
 
     Raises:
-        PictureError: there is no picture.
+        PictureError: the folder has no pictures.
 
     """
-    found = sorted(_pictures(source, target))
-    if not found:
+    pictures = sorted(_pictures_below(source, target))
+    if not pictures:
         raise PictureError(f"{source}: no pictures in this folder")
-    targets = Counter(path.with_suffix(extension) for path in found)
-    return [Job(path, _target(path, source, target, extension, targets)) for path in found]
+    names = Counter(path.with_suffix(extension) for path in pictures)
+
+    def target_name(path: Path) -> Path:
+        name = path.with_suffix(extension)
+        return name if names[name] == 1 else path.with_name(path.name + extension)
+
+    return [Job(path, target / target_name(path).relative_to(source)) for path in pictures]
 
 
-def is_done(job: Job) -> bool:
-    """Whether the target is there and not older than the source."""
-    try:
-        return job.target.stat().st_mtime >= job.source.stat().st_mtime
-    except OSError:
-        return False
-
-
-def _target(path: Path, source: Path, target: Path, extension: str, targets: Counter[Path]) -> Path:
-    alone = targets[path.with_suffix(extension)] == 1
-    name = path.with_suffix(extension) if alone else path.with_name(path.name + extension)
-    return target / name.relative_to(source)
-
-
-def _pictures(source: Path, target: Path) -> Iterator[Path]:
-    suffixes = _readable_suffixes()
-    for folder, subfolders, names in os.walk(source):
-        here = Path(folder)
-        subfolders[:] = [n for n in subfolders if not n.startswith(".") and here / n != target]
+def _pictures_below(source: Path, excluded: Path) -> Iterator[Path]:
+    suffixes = {
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in NOT_PICTURES
+    }
+    for root, subfolders, names in os.walk(source):
+        folder = Path(root)
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and folder / name != excluded
+        ]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                yield here / name
-
-
-def _readable_suffixes() -> frozenset[str]:
-    known = Image.registered_extensions()
-    video_and_documents = {"MPEG", "PDF", "EPS", "WMF", "PS"}
-    return frozenset(
-        suffix
-        for suffix, name in known.items()
-        if name in Image.OPEN and name not in video_and_documents
-    )
+                yield folder / name

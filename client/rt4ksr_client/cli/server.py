@@ -1,103 +1,202 @@
-"""A server for the time of one call, and what it would serve.
-
-The only place of the client that knows the server package.
-"""
+"""The server a command talks to: the one at an address, or one that runs for the call only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from google.protobuf import text_format
-from PIL import Image
-from tritonclient.grpc import model_config_pb2
+import click
 
-from rt4ksr_client.call import Cancellation
-from rt4ksr_client.contract import Parameter
-from rt4ksr_client.errors import MissingExtraError, ModelNotReadyError
-from rt4ksr_client.upscaler import Upscaler
+from rt4ksr_client.connection import Connection
+from rt4ksr_client.contract import DEFAULT_MODELS, image_endpoint
+from rt4ksr_client.errors import (
+    MissingExtraError,
+    ModelNotReadyError,
+    Rt4ksrError,
+    ServerStartError,
+    ServerUnreachableError,
+)
+from rt4ksr_client.upscaler import DEFAULT_SCALE, Upscaler
 
-__all__ = ["Models", "local_server", "shipped_weights"]
+__all__ = ["Models", "ServerChoice", "StartPolicy", "local_server"]
+
+INSTALL_SERVER = "pip install 'rt4ksr-triton[server]'"
+
+StartPolicy = Literal["never", "if_absent", "always"]
+"""When a command starts a server of its own; ``if_absent``: when nothing listens at the URL."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerChoice:
+    """The server that the options of a command ask for; ``model`` is a model asked for by name."""
+
+    connection: Connection
+    model: str | None = None
+    start: StartPolicy = "never"
+
+    @contextmanager
+    def running(self, models: Sequence[str] = ()) -> Iterator[Connection]:
+        """Yield the way to a running server, started for the block if :attr:`start` says so.
+
+        A server that is started loads ``models`` only. Default: all of its repository.
+
+        Raises:
+            ServerUnreachableError: there is no server, and none can be started.
+            ServerStartError: the server did not become ready.
+
+        """
+        url = self.connection.url
+        if self.start == "never" or (self.start == "if_absent" and _is_listening(url)):
+            yield self.connection
+            return
+        if self.start == "if_absent":
+            if not _can_start_server():
+                raise ServerUnreachableError(
+                    f"no Triton server answers at {url}: give the address of a running one with "
+                    f"--url, or let this command start one: {INSTALL_SERVER}"
+                )
+            click.echo(f"rt4ksr: no server at {url}: starting one for this call", err=True)
+        if self.connection.wire != "raw":
+            models = [*models, *map(image_endpoint, models)]
+        with local_server(models=models) as url:
+            yield dataclasses.replace(self.connection, url=url)
+
+    @contextmanager
+    def models(self, names: Sequence[str], scale: int | None) -> Iterator[Models]:
+        """Yield the models ``names``, or the one asked for with ``--model`` instead.
+
+        The server is contacted, or started, when a model is first used. A ``scale`` that is not
+        None is checked against the models'.
+        """
+        names = [self.model] if self.model else names
+        with ExitStack() as stack:
+
+            def connect() -> list[Upscaler]:
+                connection = stack.enter_context(self.running(names))
+                return [
+                    stack.enter_context(_open_upscaler(connection, scale, name)) for name in names
+                ]
+
+            yield Models(connect)
+
+    @contextmanager
+    def observer(self) -> Iterator[Upscaler]:
+        """Yield an upscaler to ask about the server; a server that is started loads all models."""
+        name = self.model or DEFAULT_MODELS[DEFAULT_SCALE].name
+        with self.running() as connection, _open_upscaler(connection, None, name) as upscaler:
+            yield upscaler
+
+
+class Models:
+    """The models a command may use, in order of preference; those the server lacks are skipped.
+
+    May be shared between threads after the first use.
+    """
+
+    def __init__(self, connect: Callable[[], Sequence[Upscaler]]) -> None:
+        self._connect = connect
+
+    @cached_property
+    def upscalers(self) -> Sequence[Upscaler]:
+        """One for each model, whether the server has it or not."""
+        return self._connect()
+
+    @cached_property
+    def first(self) -> Upscaler:
+        """The upscaler of the first model that the server has; asked once.
+
+        Raises:
+            ModelNotReadyError: the server has none of the models.
+            ServerError: no answer.
+
+        """
+        return next(self._served())
+
+    @cached_property
+    def by_scale(self) -> Mapping[int, Upscaler]:
+        """Every model that the server has, by its scale; asked once.
+
+        Raises:
+            ModelNotReadyError: the server has none of the models.
+            ServerError: no answer.
+
+        """
+        return {upscaler.served_model.scale: upscaler for upscaler in self._served()}
+
+    def _served(self) -> Iterator[Upscaler]:
+        found, missing = False, None
+        for upscaler in self.upscalers:
+            try:
+                upscaler.fetch_served_model()
+            except ModelNotReadyError as exc:
+                logger.info("skipped a model: %s", exc)
+                missing = exc
+            else:
+                found = True
+                yield upscaler
+        if missing is not None and not found:
+            raise missing
 
 
 @contextmanager
 def local_server(model_repository: Path | None = None, models: Sequence[str] = ()) -> Iterator[str]:
-    """Start a tritonserver on this host, yield its gRPC address, stop it.
+    """Start a tritonserver on this machine, yield its gRPC address, stop it.
 
     Args:
-        model_repository: default: ``./model_repository``, else the one that came with the package.
-        models: names of those to load, as far as the repository has them; default: all.
+        model_repository: default: ``./model_repository``, else the one shipped with this package.
+        models: names of the models to load; those that the repository lacks are skipped. Default:
+            all.
 
     Raises:
         MissingExtraError: the ``server`` extra is not installed.
-        ServerStartError: it did not become ready.
+        ServerStartError: it has none of ``models``, or did not become ready.
 
     """
     try:
         from rt4ksr_server import TritonServer, default_repository
     except ModuleNotFoundError as exc:
         raise MissingExtraError(
-            f"--local needs {exc.name}: pip install 'rt4ksr-triton[server]', "
-            "or run without --local against a server"
+            f"--local needs {exc.name}: {INSTALL_SERVER}, or run without --local against a server"
         ) from exc
     repository = model_repository or default_repository()
-    there = [name for name in models if (repository / name).is_dir()]
-    with TritonServer(repository, models=there) as server:
+    found = [name for name in models if (repository / name).is_dir()]
+    with TritonServer(repository, models=found or models) as server:
+        logger.info("started tritonserver at %s with %s", server.grpc_url, repository)
         yield server.grpc_url
 
 
-def shipped_weights() -> dict[str, str]:
-    """Return the SHA-256 of the weights of each model that came with this package, by model."""
-    from rt4ksr_server.options import shipped_repository
+def _can_start_server() -> bool:
+    try:
+        from rt4ksr_server.installation import find_installation
 
-    configs = [
-        text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-        for path in sorted(shipped_repository().glob("*/config.pbtxt"))
-    ]
-    return {c.name: c.parameters[Parameter.WEIGHTS_SHA256].string_value for c in configs}
+        find_installation()
+    except (ModuleNotFoundError, ServerStartError):
+        return False
+    return True
 
 
-class Models:
-    """Upscalers of different models, of which a picture takes those that suit it.
+def _is_listening(url: str) -> bool:
+    """Whether something accepts connections at ``host:port``."""
+    host, _, port = url.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True  # a server may be there; connecting for the request says what is wrong
 
-    Of several, those that the server does not have are done without. May be shared between
-    threads.
-    """
 
-    def __init__(self, upscalers: Sequence[Upscaler]) -> None:
-        self._upscalers = upscalers
-
-    @cached_property
-    def by_scale(self) -> Mapping[int, Upscaler]:
-        """What the server has; asked once.
-
-        Raises:
-            ModelNotReadyError: none of them.
-            ServerError: no answer.
-
-        """
-        found: dict[int, Upscaler] = {}
-        for index, upscaler in enumerate(self._upscalers, start=1):
-            try:
-                found[upscaler.served_model.scale] = upscaler
-            except ModelNotReadyError:
-                if index == len(self._upscalers) and not found:
-                    raise
-        return found
-
-    def name(self, scale: int) -> str:
-        """Return what the server calls the model of ``scale``."""
-        return self.by_scale[scale].served_model.name
-
-    def upscale(
-        self, image: Image.Image, scale: int, cancellation: Cancellation | None
-    ) -> Image.Image:
-        """Return ``image`` ``scale`` times as large; see :meth:`Upscaler.upscale`.
-
-        Raises:
-            CancelledError: ``cancellation`` ended it.
-
-        """
-        return self.by_scale[scale].upscale(image, cancellation=cancellation)
+def _open_upscaler(connection: Connection, scale: int | None, model: str) -> Upscaler:
+    try:
+        return Upscaler.from_connection(connection, scale=scale, model=model)
+    except ValueError as exc:
+        raise Rt4ksrError(str(exc)) from exc

@@ -1,55 +1,58 @@
-"""``rt4ksr status``: what a server serves, how it did so far, and how it would be reached."""
+"""``rt4ksr status``: a server's models, their statistics and the transport in use."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Final
 
 import click
+from google.protobuf import text_format
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from tritonclient.grpc import model_config_pb2
 
-from rt4ksr_client.cli.options import ServerChoice, print_json, server_options
-from rt4ksr_client.cli.server import shipped_weights
-from rt4ksr_client.status import ModelStatus, ServerStatus
+from rt4ksr_client.cli.console import print_json
+from rt4ksr_client.cli.options import server_options
+from rt4ksr_client.cli.server import ServerChoice
+from rt4ksr_client.contract import Parameter
+from rt4ksr_client.status import ModelStatus
 
-_PIPED_WIDTH = 160
-_PURPOSES = {
+__all__ = ["status"]
+
+PIPED_COLUMNS: Final = 160
+SCALE_COLUMN: Final = {
     "endpoint": "takes pictures",
     "stage": "codec",
     "unknown": "not of this project",
 }
+"""What stands there for models that are not networks."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
 @server_options
 def status(as_json: bool, server: ServerChoice) -> None:
-    """Show the server, its models, their work so far, and the transport in use.
+    """Show a server's models, their statistics since they were loaded, and the transport in use.
 
-    Whether a model's weights are those that came with this package is told by their SHA-256, which
-    the export wrote into the model's configuration.
-    """
+    \b
+    Examples:
+      rt4ksr status
+      rt4ksr status --url http://gpu-host:8000 --json
+
+    "as shipped" means that a model's weights have the SHA-256 of the ones in this package. Times
+    are means in milliseconds per request. Without a server at the default address, and with the
+    server extra installed, the command starts one for the call.
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     with server.observer() as upscaler:
         found = upscaler.status()
-        transport, reason = upscaler.transport_name, upscaler.transport_reason
-        wire, wire_reason = upscaler.wire_name, upscaler.wire_reason
+        route = upscaler.negotiate()
     if as_json:
-        chosen = {"transport": transport, "transport_reason": reason}
-        travels = {"wire": wire, "wire_reason": wire_reason}
-        print_json(dataclasses.asdict(found) | chosen | travels)
+        print_json(dataclasses.asdict(found) | dataclasses.asdict(route))
         return
     click.echo(f"server     {found.name} {found.version} at {found.address}")
-    click.echo(f"transport  {transport}: {reason}")
-    click.echo(f"wire       {wire}: {wire_reason}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PIPED_WIDTH)
-    console.print(_table(found))
-
-
-def _table(found: ServerStatus) -> Table:
+    click.echo(f"transport  {route.transport}: {route.transport_reason}")
+    click.echo(f"wire       {route.wire}: {route.wire_reason}")
     table = Table(box=SIMPLE)
     for name in ("model", "version", "scale", "weights", "backend", "state"):
         table.add_column(name)
@@ -58,19 +61,37 @@ def _table(found: ServerStatus) -> Table:
     shipped = shipped_weights()
     for model in found.models:
         table.add_row(*_row(model, shipped.get(model.name)))
-    return table
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_COLUMNS)
+    console.print(table)
 
 
-def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[Any, ...]:
-    served, done = model.served, model.statistics
+def shipped_weights() -> dict[str, str]:
+    """Return the SHA-256 of the weights of each model that is shipped with this package."""
+    from rt4ksr_server.options import shipped_repository
+
+    configs = [
+        text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        for path in sorted(shipped_repository().glob("*/config.pbtxt"))
+    ]
+    return {c.name: c.parameters[Parameter.WEIGHTS_SHA256].string_value for c in configs}
+
+
+def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
     state = "ready" if model.ready else f"not ready {model.reason}".strip()
+    if model.served is not None:
+        scale, sha256 = f"x{model.served.scale}", model.served.weights_sha256
+        weights = "as shipped" if sha256 == shipped_sha256 else f"other: {sha256[:8]}"
+    else:
+        scale, weights = SCALE_COLUMN[model.kind] if model.ready else "", ""
     counts = ("", "", "", "")
-    if done is not None:
-        times = (f"{done.queue_ms:.1f}", f"{done.infer_ms:.1f}")
-        counts = (str(done.answered), str(done.failed), *times)
-    scale = f"x{served.scale}" if served else _PURPOSES[model.kind] if model.ready else ""
-    weights = ""
-    if served is not None:
-        ours = served.weights_sha256 == shipped_sha256
-        weights = "as shipped" if ours else f"other: {served.weights_sha256[:8]}"
+    if model.statistics is not None:
+        done = model.statistics
+        counts = (
+            f"{done.answered}",
+            f"{done.failed}",
+            f"{done.queue_ms:.1f}",
+            f"{done.infer_ms:.1f}",
+        )
     return model.name, model.version, scale, weights, model.backend, state, *counts

@@ -1,46 +1,53 @@
-"""``rt4ksr upscale``: picture files in, larger picture files out."""
+"""``rt4ksr upscale``: upscale picture files."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from PIL import Image
 
 from rt4ksr_client.call import Cancellation
-from rt4ksr_client.cli.jobs import Job, default_target, is_done, jobs_in_folder
-from rt4ksr_client.cli.options import (
-    SCALES,
-    ServerChoice,
+from rt4ksr_client.cli.console import (
     print_json,
+    printable,
     progress_bar,
-    say_warnings,
-    scale_option,
-    server_options,
-    shown,
+    show_picture_warnings,
 )
+from rt4ksr_client.cli.jobs import Job, default_target, jobs_in_folder
+from rt4ksr_client.cli.options import scale_option, server_options, verbosity
 from rt4ksr_client.cli.output_size import Box
-from rt4ksr_client.cli.picture_file import STREAM, Enlarged, Settings, enlarge
-from rt4ksr_client.cli.server import Models
+from rt4ksr_client.cli.picture_file import STREAM, Result, Settings, upscale_file
+from rt4ksr_client.cli.server import Models, ServerChoice
 from rt4ksr_client.concurrency import in_order
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import PictureError, Rt4ksrError, ServerUnreachableError
+from rt4ksr_client.upscaler import DEFAULT_SCALE
 
-__all__ = ["SCALES", "upscale"]
+__all__ = ["upscale"]
 
-_PICTURES_IN_FLIGHT = 3
-_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif", "tiff": ".tiff"}
-_EXTENSIONS |= {"bmp": ".bmp", "gif": ".gif"}
+PICTURES_IN_FLIGHT: Final = 3
+EXTENSIONS: Final = {
+    "png": ".png",
+    "jpeg": ".jpg",
+    "webp": ".webp",
+    "avif": ".avif",
+    "tiff": ".tiff",
+    "bmp": ".bmp",
+    "gif": ".gif",
+}
 
 
-class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """An option's value such as ``4k`` or ``1280x720``."""
+
     name = "SIZE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Box:
+        """Return the box; a size that cannot be read is wrong usage."""
         try:
             return value if isinstance(value, Box) else Box.parse(value)
         except ValueError as exc:
@@ -54,48 +61,53 @@ class _BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "-o",
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="File or folder to write, - for standard output. Default: SOURCE_4k beside it.",
+    help="The file or folder to write; - is standard output.  [default: beside SOURCE, named after "
+    "what it is: small_x2.png, or small_4k.png with --to 4k]",
 )
 @scale_option
 @click.option(
     "--to",
     "box",
-    type=_BoxType(),
-    help="Fit into 4k, 8k, 1080p, 1440p or WIDTHxHEIGHT, shape kept: upscaled, then resampled. "
-    "Without --scale by the models with the least work.",
+    type=BoxType(),
+    help="Fit into 4k, 8k, 1080p, 1440p or WIDTHxHEIGHT, keeping the aspect ratio: upscale, then "
+    "resample. Without --scale, the models are chosen that need the least work.",
 )
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(list(_EXTENSIONS)),
-    help="Default: by the suffix of the output, else png.",
+    type=click.Choice(list(EXTENSIONS)),
+    help="Format to write.  [default: by the suffix of the output, otherwise png]",
 )
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
-    help="Of JPEG (default 95), WebP (90) or AVIF (80).",
+    help="Quality of JPEG, WebP and AVIF.  [default: 95, 90, 80]",
 )
-@click.option("--strip-metadata", is_flag=True, help="Leave out ICC, EXIF, XMP, IPTC and DPI.")
-@click.option("--overwrite", is_flag=True, help="In a folder: also what is there and up to date.")
+@click.option(
+    "--strip-metadata", is_flag=True, help="Leave out ICC profile, EXIF, XMP, IPTC and DPI."
+)
+@click.option(
+    "--overwrite", is_flag=True, help="In a folder, also upscale pictures that are up to date."
+)
 @click.option(
     "--max-pixels",
     "max_px",
     type=click.IntRange(min=1),
     default=Image.MAX_IMAGE_PIXELS,
     show_default=True,
-    help="Refuse larger sources, against decompression bombs.",
+    help="Reject sources with more pixels: protection against decompression bombs.",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="One line of JSON per picture on stdout; for a folder one more, with all that failed.",
-)
-@click.option(
-    "-v", "--verbose", is_flag=True, help="Say which models and how long each stage took."
+    help="Print one line of JSON per picture; for a folder, one more with all failures.",
 )
 @server_options
+@click.pass_context
 def upscale(
+    context: click.Context,
+    /,
     source: Path,
     target: Path | None,
     output: Path | None,
@@ -107,171 +119,150 @@ def upscale(
     overwrite: bool,
     max_px: int,
     as_json: bool,
-    verbose: bool,
     server: ServerChoice,
 ) -> None:
     """Upscale the picture SOURCE, or every picture below the folder SOURCE.
 
     \b
-    rt4ksr upscale holiday.jpg                       holiday_4k.png beside it
-    rt4ksr upscale in.jpg out.webp --scale 3         x3: 720p becomes 4K
-    rt4ksr upscale album/ -o album_4k/ --format jpeg   skips what is done
-    rt4ksr upscale old.png --to 4k                   any size into 3840x2160
-    rt4ksr upscale chat.jpg --model rt4ksr_x2_jpeg   for visibly compressed photographs
-    cat in.png | rt4ksr upscale - -o - > out.png
+    Examples:
+      rt4ksr upscale small.jpg                          writes small_x2.png
+      rt4ksr upscale in.jpg out.webp --scale 3          720p becomes 4K
+      rt4ksr upscale album/ --format jpeg               writes album_x2/; run it again to continue
+      rt4ksr upscale old.png --to 4k                    any size to 3840x2160: old_4k.png
+      rt4ksr upscale chat.jpg --model rt4ksr_x2_jpeg    for photos with visible JPEG artefacts
+      cat in.png | rt4ksr upscale - -o - > out.png
 
-    PNG is written at level 1: a quarter of the time of the usual 6 for files a fifth larger.
-    JPEG takes a twentieth of that. A running server is needed ('rt4ksr serve'), or --local.
+    Uses the server at --url; without one, and with the server extra installed, it starts a server
+    for the call. PNG is written at compression level 1, in a quarter of the time of level 6 and a
+    fifth larger; JPEG takes a twentieth of that time.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if target is not None and output is not None:
         raise click.UsageError("give the output once: as TARGET or with -o")
-    say_warnings()
-    Image.MAX_IMAGE_PIXELS = max(max_px, Image.MAX_IMAGE_PIXELS or 0)
-    format_wanted = format_name.upper() if format_name else None
-    settings = Settings(box, format_wanted, quality, strip_metadata, max_px)
-    models = server.models(scale, any_scale=box is not None)
-    extension = _EXTENSIONS[format_name or "png"]
-    report = _Report(as_json, verbose)
-    if source.is_dir():
-        folder = target or output or default_target(source, extension)
-        _upscale_folder(source, folder, extension, overwrite, settings, models, report)
-        return
-    chosen = target or output or (STREAM if source == STREAM else default_target(source, extension))
-    report.quiet = chosen == STREAM
-    _check_single(source, chosen, settings)
-    with models as opened:
-        report.done(enlarge(source, chosen, opened, settings))
-
-
-def _check_single(source: Path, target: Path, settings: Settings) -> None:
-    """Say what is wrong before a server is asked."""
     if source != STREAM and not source.exists():
-        raise PictureError(f"{shown(source)}: there is no such file")
-    if target != STREAM and target.is_dir():
-        raise PictureError(f"{shown(target)}: a folder; give the name of a file")
-    settings.format_for(target)
+        raise PictureError(f"{printable(source)}: there is no such file")
+    show_picture_warnings()
+    Image.MAX_IMAGE_PIXELS = max(max_px, Image.MAX_IMAGE_PIXELS or 0)
+    settings = Settings(box, format_name and format_name.upper(), quality, strip_metadata, max_px)
+    if scale is None and box is None and server.model is None:
+        scale = DEFAULT_SCALE
+    scales = sorted(DEFAULT_MODELS) if scale is None else [scale]
+    extension = EXTENSIONS[format_name or "png"]
+    target = target or output or (STREAM if source == STREAM else None)
+    report = Report(as_json, quiet=target == STREAM, verbose=verbosity(context) > 0)
+    with server.models([DEFAULT_MODELS[s].name for s in scales], scale) as models:
+        if target is None:
+            label = box.name if box else f"x{scale or models.first.served_model.scale}"
+            target = default_target(source, label, extension)
+        if source.is_dir():
+            upscale_folder(source, target, extension, overwrite, settings, models, report)
+        elif target != STREAM and target.is_dir():
+            raise PictureError(f"{printable(target)}: a folder; give the name of a file")
+        else:
+            report.add(upscale_file(source, target, models, settings))
 
 
-def _upscale_folder(
+def upscale_folder(
     source: Path,
     target: Path,
     extension: str,
     overwrite: bool,
     settings: Settings,
-    models: AbstractContextManager[Models],
-    report: _Report,
+    models: Models,
+    report: Report,
 ) -> None:
+    """Upscale the pictures below ``source`` into the folder ``target``; exit with 1 if some fail.
+
+    Raises:
+        PictureError: ``source`` has no pictures, or ``target`` is not a folder of its own.
+        ServerError: the server is gone; further pictures would fail too.
+
+    """
     if target.exists() and not target.is_dir():
-        raise PictureError(f"{shown(target)}: a file; a folder of pictures needs a folder")
+        raise PictureError(f"{printable(target)}: a file; give the name of a folder")
     if target.exists() and target.samefile(source):
-        raise PictureError(f"{shown(target)}: this is the source itself: give another folder")
+        raise PictureError(f"{printable(target)}: this is the source itself: give another folder")
     jobs = jobs_in_folder(source, target, extension)
-    todo = [job for job in jobs if overwrite or not is_done(job)]
-    report.skipped = len(jobs) - len(todo)
-    try:
-        if todo:
-            with models as opened:
-                _check_server(opened)
-                _run(todo, opened, settings, report)
-    finally:
-        report.end()
-    if report.failures:
-        sys.exit(1)
+    pending = [job for job in jobs if overwrite or not job.is_done()]
+    report.skipped = len(jobs) - len(pending)
 
-
-def _check_server(models: Models) -> None:
-    """Fail once, not once per picture, where there is no server at all."""
-    _ = models.by_scale
-
-
-def _run(jobs: list[Job], models: Models, settings: Settings, report: _Report) -> None:
-    work = _guarded(models, settings)
-    with progress_bar() as progress:
-        task = progress.add_task("upscaling", total=len(jobs))
-        for outcome in in_order(work, jobs, _PICTURES_IN_FLIGHT):
-            report.take(outcome)
-            progress.advance(task)
-
-
-def _guarded(
-    models: Models, settings: Settings
-) -> Callable[[Job, Cancellation], Enlarged | tuple[Job, Rt4ksrError]]:
-    def work(job: Job, cancellation: Cancellation) -> Enlarged | tuple[Job, Rt4ksrError]:
+    def work(job: Job, cancellation: Cancellation) -> tuple[Job, Result | Rt4ksrError]:
         try:
-            _make_folder(job.target.parent)
-            return enlarge(job.source, job.target, models, settings, cancellation)
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            return job, upscale_file(job.source, job.target, models, settings, cancellation)
+        except OSError as exc:
+            folder = printable(job.target.parent)
+            return job, PictureError(f"{folder}: cannot be created: {exc.strerror}")
         except ServerUnreachableError as exc:
             raise ServerUnreachableError(
-                f"{exc}; what is done is kept: run it again to go on from there"
+                f"{exc}; finished pictures are kept: run the same command again to continue"
             ) from exc
         except Rt4ksrError as exc:
             return job, exc
 
-    return work
-
-
-def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise PictureError(f"{shown(folder)}: cannot be made: {exc.strerror}") from exc
+        if pending:
+            _ = models.by_scale  # without a server, fail once and not once per picture
+            with progress_bar() as progress:
+                task = progress.add_task("upscaling", total=len(pending))
+                for job, outcome in in_order(work, pending, PICTURES_IN_FLIGHT):
+                    if isinstance(outcome, Result):
+                        report.add(outcome)
+                    else:
+                        report.add_failure(job, outcome)
+                    progress.advance(task)
+    finally:
+        report.finish()
+    if report.failures:
+        sys.exit(1)
 
 
 @dataclasses.dataclass
-class _Report:
-    """What a person, or a machine with ``--json``, is told."""
+class Report:
+    """Prints what was done: lines for people, or JSON; ``quiet`` if stdout is the picture."""
 
     as_json: bool
+    quiet: bool
     verbose: bool
-    quiet: bool = False
     skipped: int = 0
     finished: int = 0
     failures: list[tuple[Job, Rt4ksrError]] = dataclasses.field(default_factory=list)
 
-    def take(self, outcome: Enlarged | tuple[Job, Rt4ksrError]) -> None:
-        """Tell the outcome of one picture of several."""
-        if isinstance(outcome, Enlarged):
-            self.done(outcome)
-            return
-        self.failures.append(outcome)
-        job, error = outcome
-        if self.as_json:
-            print_json(_failure(job, error))
-        click.echo(f"rt4ksr: error: {_with_name(job, error)}", err=True)
-
-    def done(self, result: Enlarged) -> None:
-        """Tell of a picture that was upscaled."""
+    def add(self, result: Result) -> None:
+        """Print a finished picture."""
         self.finished += 1
         if self.as_json and not self.quiet:
             print_json(dataclasses.asdict(result))
         elif not self.quiet:
             sizes = "{}x{} -> {}x{}".format(*result.before_px, *result.after_px)
-            click.echo(f"{shown(result.target)}: {sizes}")
+            click.echo(f"{printable(result.target)}: {sizes}")
         if self.verbose:
             stages = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.stages_ms.items())
             click.echo(f"  {', '.join(result.models) or 'no model'}: {stages}", err=True)
 
-    def end(self) -> None:
-        """Tell how a folder went, and again which pictures failed: above, they have scrolled by."""
+    def add_failure(self, job: Job, error: Rt4ksrError) -> None:
+        """Print a picture of a folder that failed."""
+        self.failures.append((job, error))
+        if self.as_json:
+            print_json({"source": str(job.source), "error": str(error)})
+        click.echo(f"rt4ksr: error: {_describe(job, error)}", err=True)
+
+    def finish(self) -> None:
+        """Print how a folder went, and all failures again: their lines above have scrolled away."""
         counts = {
             "upscaled": self.finished,
             "done_before": self.skipped,
             "failed": len(self.failures),
         }
         if self.as_json:
-            failures = [_failure(*failure) for failure in self.failures]
-            print_json({**counts, "failures": failures})
-        told = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
-        click.echo(told + ":" * bool(self.failures), err=True)
-        for failure in self.failures:
-            click.echo(f"  {_with_name(*failure)}", err=True)
+            rows = [{"source": str(job.source), "error": str(exc)} for job, exc in self.failures]
+            print_json({**counts, "failures": rows})
+        summary = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
+        click.echo(summary + ":" * bool(self.failures), err=True)
+        for job, error in self.failures:
+            click.echo(f"  {_describe(job, error)}", err=True)
 
 
-def _with_name(job: Job, error: Rt4ksrError) -> str:
-    """Return what went wrong with which picture; most errors name it themselves."""
+def _describe(job: Job, error: Rt4ksrError) -> str:
+    """Return the error with the picture's name, which most errors have already."""
     text = str(error)
-    return shown(text if str(job.source) in text else f"{job.source}: {text}")
-
-
-def _failure(job: Job, error: Rt4ksrError) -> dict[str, str]:
-    return {"source": str(job.source), "error": str(error)}
+    return printable(text if str(job.source) in text else f"{job.source}: {text}")

@@ -1,4 +1,4 @@
-"""``rt4ksr video``: a video file in, a larger video file out."""
+"""``rt4ksr video``: upscale a video file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from rt4ksr_client.cli.options import (
-    ServerChoice,
-    print_json,
-    progress_bar,
-    say_warnings,
-    scale_option,
-    server_options,
-    shown,
-)
+from rt4ksr_client.cli.console import print_json, printable, progress_bar, show_picture_warnings
+from rt4ksr_client.cli.jobs import default_target
+from rt4ksr_client.cli.options import scale_option, server_options
+from rt4ksr_client.cli.server import ServerChoice
+from rt4ksr_client.contract import DEFAULT_MODELS, models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
+from rt4ksr_client.upscaler import DEFAULT_SCALE
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
 from rt4ksr_client.video.options import CODECS
+
+__all__ = ["video"]
+
+MP4_SUFFIXES = (".mp4", ".mov", ".m4v")
+PIXEL_FORMATS = (
+    "yuv420p",
+    "yuv422p",
+    "yuv444p",
+    "yuv420p10le",
+    "yuv422p10le",
+    "yuv444p10le",
+)
 
 
 @click.command()
@@ -30,27 +39,38 @@ from rt4ksr_client.video.options import CODECS
     "--output",
     "target",
     type=click.Path(path_type=Path),
-    help="Default: SOURCE_4k.mp4 or .mkv.",
+    help="The file to write.  [default: beside SOURCE, named after the scale: talk_x3.mp4; .mkv "
+    "unless SOURCE is .mp4, .mov or .m4v]",
 )
 @scale_option
-@click.option("--codec", type=click.Choice(list(CODECS)), default="libx264", show_default=True)
-@click.option("--crf", type=click.IntRange(0, 63), help="Lower is better; default by codec: 18.")
-@click.option("--preset", help="Of the encoder, e.g. veryfast or slow.")
+@click.option(
+    "--codec",
+    type=click.Choice(list(CODECS)),
+    default="libx264",
+    show_default=True,
+    help="The encoder.",
+)
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 63),
+    help="Quality of the encoder: lower is better, and larger.  [default: by codec, 18 for "
+    "libx264]",
+)
+@click.option("--preset", help="Preset of the encoder, e.g. veryfast or slow.")
 @click.option(
     "--pix-fmt",
     "pixel_format",
-    type=click.Choice(
-        ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
-    ),
+    type=click.Choice(PIXEL_FORMATS),
     default="yuv420p",
     show_default=True,
+    help="Pixel format to encode in.",
 )
-@click.option("--start", "start_s", type=float, help="Begin at this second.")
-@click.option("--end", "end_s", type=float, help="End before this second.")
-@click.option("--frames", type=click.IntRange(min=1), help="No more frames than this.")
-@click.option("--deinterlace", is_flag=True, help="Interlaced video to progressive (bwdif).")
-@click.option("--resume", is_flag=True, help="Go on where an earlier run of this command ended.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout at the end.")
+@click.option("--start", "start_s", type=float, metavar="SECONDS", help="Start at this time.")
+@click.option("--end", "end_s", type=float, metavar="SECONDS", help="Stop before this time.")
+@click.option("--frames", type=click.IntRange(min=1), help="Upscale at most this many frames.")
+@click.option("--deinterlace", is_flag=True, help="Deinterlace the source (bwdif).")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @server_options
 def video(
     source: Path,
@@ -61,51 +81,67 @@ def video(
     server: ServerChoice,
     **choices: Any,
 ) -> None:
-    """Upscale the video SOURCE; sound, subtitles, chapters and metadata are kept.
+    """Upscale the video SOURCE. Audio, subtitles, chapters and metadata are kept.
 
     \b
-    rt4ksr video talk_720p.mp4 -o talk_4k.mp4 --scale 3
-    rt4ksr video talk_720p.mp4 -o talk_4k.mp4 --scale 3 --resume    after an interruption
+    Examples:
+      rt4ksr video talk.mp4 --scale 3              720p becomes 4K: writes talk_x3.mp4
+      rt4ksr video talk.mp4 --scale 3 --resume     continues after an interruption
+      rt4ksr video film.mkv -o film_4k.mkv --codec libx265 --crf 22
+      rt4ksr video film.mkv --start 60 --end 70    ten seconds, to try settings
 
-    The model tuned for video is taken where the server has it, else the one for everything.
-    Times are kept, so sound stays in step, also where the frame rate varies. Colours come out as
-    BT.709 and tagged so. HDR is refused, interlaced video without --deinterlace too.
+    Uses the server's model for video if it has one, otherwise its model for pictures. Without a
+    server at the default address, and with the server extra installed, it starts one for the call.
+
+    Timestamps are kept, so audio stays in sync even at a variable frame rate. Colours are converted
+    to BT.709 and tagged. HDR is rejected, and interlaced video unless --deinterlace is given.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    say_warnings()
+    show_picture_warnings()
     if not source.is_file():
-        raise VideoError(f"{shown(source)}: there is no such file")
+        raise VideoError(f"{printable(source)}: there is no such file")
     options = VideoOptions(**choices)
-    target = target or _default_target(source)
     start_s = perf_counter()
-    with server.upscaler(scale, "video") as upscaler, _bar() as progress:
-        task = progress.add_task("video", total=None, fps="")
+    default = scale or DEFAULT_SCALE
+    names = [models_for("video")[default].name, DEFAULT_MODELS[default].name]
+    with server.models(names, scale) as models, _progress_bar() as bar:
+        upscaler = models.first
+        target = target or _default_target(source, upscaler.served_model.scale)
+        task = bar.add_task("video", total=None, fps="")
+        progress = Progress(done=0, expected=0, resumed=0)
 
-        known = Progress(done=0, expected=0, resumed=0)
-
-        def tell(state: Progress) -> None:
-            nonlocal known
-            known = state
+        def show(state: Progress) -> None:
+            nonlocal progress
+            progress = state
             fps = (state.done - state.resumed) / (perf_counter() - start_s)
-            progress.update(
-                task, completed=state.done, total=state.expected or None, fps=f"{fps:.1f} fps"
-            )
+            total = state.expected or None
+            bar.update(task, completed=state.done, total=total, fps=f"{fps:.1f} fps")
 
         try:
-            done = upscale_video(source, target, upscaler, options, resume=resume, on_progress=tell)
+            progress = upscale_video(
+                source, target, upscaler, options, resume=resume, on_progress=show
+            )
         except (KeyboardInterrupt, Rt4ksrError):
-            if known.done:
-                click.echo("rt4ksr: --resume goes on from the last finished segment", err=True)
+            if progress.done:
+                click.echo("rt4ksr: --resume continues after the last finished segment", err=True)
             raise
         model = upscaler.served_model.name
-    _say(source, target, model, done, perf_counter() - start_s, as_json)
+    duration_s = perf_counter() - start_s
+    fps = (progress.done - progress.resumed) / duration_s
+    if as_json:
+        row = {"source": str(source), "target": str(target), "model": model}
+        counts = {"frames": progress.done, "resumed": progress.resumed}
+        print_json({**row, **counts, "wall_s": duration_s, "fps": fps})
+        return
+    resumed = f", {progress.resumed} of them before" if progress.resumed else ""
+    click.echo(f"{printable(target)}: {progress.done} frames{resumed}, {fps:.1f} fps, {model}")
 
 
-def _default_target(source: Path) -> Path:
-    suffix = source.suffix if source.suffix.lower() in (".mp4", ".mov", ".m4v") else ".mkv"
-    return source.with_name(f"{source.stem}_4k{suffix}")
+def _default_target(source: Path, scale: int) -> Path:
+    suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
+    return default_target(source, f"x{scale}", suffix)
 
 
-def _bar() -> Any:
+def _progress_bar() -> Any:
     return progress_bar(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -113,15 +149,3 @@ def _bar() -> Any:
         TextColumn("{task.fields[fps]}"),
         TimeRemainingColumn(),
     )
-
-
-def _say(
-    source: Path, target: Path, model: str, done: Progress, wall_s: float, as_json: bool
-) -> None:
-    fps = (done.done - done.resumed) / wall_s
-    if as_json:
-        row = {"source": str(source), "target": str(target), "model": model, "frames": done.done}
-        print_json({**row, "resumed": done.resumed, "wall_s": wall_s, "fps": fps})
-        return
-    resumed = f", {done.resumed} of them before" if done.resumed else ""
-    click.echo(f"{shown(target)}: {done.done} frames{resumed}, {fps:.1f} a second, {model}")

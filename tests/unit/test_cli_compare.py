@@ -37,7 +37,7 @@ def test_the_page_holds_both_pictures_in_the_same_size_and_colours() -> None:
     assert profiles == [source.info["icc_profile"]] * 2
 
 
-def test_the_page_does_not_tell_who_took_the_picture_and_where() -> None:
+def test_the_page_has_no_metadata_but_the_colour_profile() -> None:
     source, upscaled = described((64, 48)), described((128, 96))
 
     pictures = pictures_in(compare_page(source, upscaled, "in.jpg"))
@@ -60,3 +60,14 @@ def test_transparent_pictures_are_compared_on_white() -> None:
 
     for image in bicubic_beside(hidden_green, hidden_green.resize((16, 16))):
         assert (np.asarray(image) == 255).all()
+
+
+def test_the_page_needs_no_other_file_and_escapes_its_title() -> None:
+    small = Image.new("RGBA", (8, 6), (255, 0, 0, 128))
+
+    page = compare_page(small, small.resize((16, 12)), '<a "b">')
+
+    assert "&lt;a &quot;b&quot;&gt;" in page
+    assert page.count("data:image/webp;base64,") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    assert [image.size for image in bicubic_beside(small, small.resize((16, 12)))] == [(16, 12)] * 2
