@@ -6,12 +6,16 @@ import importlib
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import click
 import pytest
+
+from rt4ksr_client.cli import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -124,6 +128,41 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert file.exists(), target
         if anchor:
             assert anchor in anchors(file), target
+
+
+def documented_commands() -> list[str]:
+    """Return every ``rt4ksr ...`` in the shell blocks and the inline code of the pages."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        inline = re.findall(
+            r"`(rt4ksr [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        )
+        for code in [*blocks, *inline]:
+            for line in code.replace("\\\n", " ").splitlines():
+                found |= set(re.findall(r"(?:^|\| )(rt4ksr [a-z].*?)(?= [>|#;] ?|$)", line.strip()))
+    return sorted({command.strip() for command in found})
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_documented_command_has_the_options_it_is_shown_with(line: str) -> None:
+    _, name, *arguments = shlex.split(line.replace(" ...", ""), comments=True)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    if isinstance(command, click.Group) and arguments and arguments[0] in command.commands:
+        command = command.commands[arguments.pop(0)]
+    values, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+    choices = {p.name: p.type.choices for p in command.params if isinstance(p.type, click.Choice)}
+    for option, value in values.items():
+        assert option not in choices or value is None or str(value) in choices[option], option
+
+
+def test_every_documented_target_of_make_exists(root: Path) -> None:
+    known = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        targets = re.findall(r"(?:^|`|&& )make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        assert set(targets) <= known, page
 
 
 def test_the_readme_is_a_page(root: Path) -> None:
