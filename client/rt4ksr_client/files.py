@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,6 +32,7 @@ __all__ = [
     "encode",
     "format_of",
     "is_animated",
+    "is_stream",
     "on_white",
     "open_picture",
     "read_errors",
@@ -57,6 +61,7 @@ _WITH_QUALITY: Final = ("JPEG", "WEBP", "AVIF")
 _WITHOUT_ALPHA: Final = ("JPEG", "BMP")
 _DEFAULT_DURATION_MS: Final = 100
 """How long browsers show a frame whose duration is 0."""
+_LONGEST_SUFFIX_BYTES: Final = 32
 _WRITE_FAILURES: Final = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your disk quota is used up",
@@ -67,6 +72,8 @@ _WRITE_FAILURES: Final = {
     errno.ENOTDIR: "there is no such folder",
     errno.EISDIR: "a folder has this name",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.ENXIO: "nothing listens there",
+    errno.ELOOP: "its symbolic links go in a circle",
 }
 _opening = threading.Lock()
 
@@ -271,22 +278,80 @@ def write_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``: renamed to ``path`` at the end, removed on an error.
+    """Yield a temporary file; at the end ``path`` has its content, after an error its old one.
+
+    A regular file is replaced in one step, by renaming a file beside it. It keeps its permissions;
+    a new one gets those of any new file. A symbolic link stays one: the file it points to is
+    replaced, or created. What is not a regular file (see :func:`is_stream`) is written to.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder, or the stream, cannot be written to.
 
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".rt4ksr-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    if is_stream(path):
+        with tempfile.TemporaryDirectory(prefix="rt4ksr-") as folder:
+            temporary = Path(folder, f"stream{_short_suffix(path)}")
+            yield temporary
+            _append(temporary, path)
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    old = target.stat() if target.is_file() else None
+    permissions = stat.S_IMODE(old.st_mode) if old else 0o666
+    temporary = _new_file_beside(target, permissions | stat.S_IWUSR)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        if old:
+            with suppress(OSError):  # only root may give a file away
+                os.chown(temporary, old.st_uid, old.st_gid)
+            temporary.chmod(permissions)
+        temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Whether ``path`` is written to and never replaced: a device, a FIFO, an open file of ours.
+
+    The last kind are ``/dev/stdout``, ``/dev/fd/3`` and links to them, whatever they lead to.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if not stat.S_ISREG(mode):
+        return not stat.S_ISDIR(mode)
+    while path.is_symlink():
+        folder = Path(os.path.realpath(path.parent))
+        if folder.is_relative_to("/proc"):
+            return True
+        path = folder / path.readlink()
+    return False
+
+
+def _append(source: Path, stream: Path) -> None:
+    # Not truncated: behind /dev/stdout may be a file that others write to, too.
+    descriptor = os.open(stream, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(descriptor, "wb") as opened, source.open("rb") as content:
+        shutil.copyfileobj(content, opened)
+
+
+def _new_file_beside(target: Path, permissions: int) -> Path:
+    """Create an empty file; the kernel takes the umask off its permissions."""
+    while True:
+        path = target.with_name(f".rt4ksr-{secrets.token_hex(4)}{_short_suffix(target)}")
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, permissions))
+        except FileExistsError:
+            continue
+        return path
+
+
+def _short_suffix(path: Path) -> str:
+    """Return the suffix, by which encoders choose a format; a name may have 255 bytes in all."""
+    return path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX_BYTES else ""
 
 
 def _timing(format_name: str, durations_ms: Sequence[float], loop: int | None) -> dict[str, Any]:
@@ -320,9 +385,3 @@ def _first_bytes(source: Path | IO[bytes], length_bytes: int = 4096) -> bytes:
     header = source.read(length_bytes)
     source.seek(position)
     return header
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
