@@ -10,6 +10,7 @@ import click
 import pytest
 
 from rt4ksr_client import cli
+from rt4ksr_client.cli.options import verbose_option
 from rt4ksr_client.errors import PictureError
 
 
@@ -120,7 +121,7 @@ def test_the_log_is_printed_on_stderr_when_asked_for(
     arguments: list[str],
     levels: list[str],
 ) -> None:
-    @cli.verbose_option
+    @verbose_option
     @click.command()
     def logging_command() -> None:
         for package in ("rt4ksr_client.retry", "rt4ksr_server"):
