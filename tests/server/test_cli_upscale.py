@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from rt4ksr_client.cli import cli
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import PictureError, WrongScaleError
 from rt4ksr_server import TritonServer
+from support.servers import RepositoryFactory, ServerFactory
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
@@ -138,11 +138,11 @@ def test_to_chooses_the_models_with_the_least_work(
 
 
 def test_to_uses_the_models_that_the_server_has(
-    nearest_repository: Callable[..., Path], tmp_path: Path, url: str
+    nearest_repository: RepositoryFactory, server_with: ServerFactory, tmp_path: Path, url: str
 ) -> None:
     source, target = picture(tmp_path / "in.png", (64, 36)), tmp_path / "out.png"
 
-    with TritonServer(nearest_repository([MODELS["rt4ksr_x2"]])) as server:
+    with server_with(nearest_repository([MODELS["rt4ksr_x2"]])) as server:
         result = run(server.grpc_url, source, target, "--to", "192x108", "-v")
 
     assert result.exit_code == 0, result.output

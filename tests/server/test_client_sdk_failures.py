@@ -24,7 +24,7 @@ from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
 from support.processes import free_port
-from support.servers import RepositoryFactory
+from support.servers import RepositoryFactory, ServerFactory
 
 pytestmark = pytest.mark.server
 
@@ -42,11 +42,10 @@ def address(server: TritonServer, name: TransportName) -> str:
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
-    nearest_repository: RepositoryFactory, name: TransportName
+    nearest_repository: RepositoryFactory, nearest_server: TritonServer, name: TransportName
 ) -> None:
-    repository = nearest_repository()
-    with TritonServer(repository) as doomed, TritonServer(repository) as spared:
-        url = f"{address(doomed, name)},{address(spared, name)}"
+    with TritonServer(nearest_repository()) as doomed:
+        url = f"{address(doomed, name)},{address(nearest_server, name)}"
         with Upscaler(url, transport=name) as upscaler:
             arrived = []
             for upscaled in upscaler.map(numbered(200)):
@@ -100,14 +99,14 @@ def test_a_server_that_is_gone_for_good_is_said_to_be(
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_a_full_queue_is_waited_for(
-    nearest_repository: RepositoryFactory, name: TransportName
+    nearest_repository: RepositoryFactory, server_with: ServerFactory, name: TransportName
 ) -> None:
     def narrow(config: model_config_pb2.ModelConfig) -> None:
         config.max_batch_size = 1
         config.dynamic_batching.default_queue_policy.max_queue_size = 1
 
     frame = np.zeros((540, 960, 3), np.uint8)
-    with TritonServer(nearest_repository(edit=narrow)) as server:
+    with server_with(nearest_repository(edit=narrow)) as server:
         url = address(server, name)
         with open_transport(Connection(url, name)) as transport, ThreadPoolExecutor(8) as threads:
             calls = [

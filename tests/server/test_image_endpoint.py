@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rt4ksr_client.errors import ServerError
 from rt4ksr_server import TritonServer
 from support.image_endpoint import ENDPOINT, answered, encoded, opened, posted, upscaled
 from support.nearest_models import add_endpoints
+from support.servers import RepositoryFactory, ServerFactory
 
 pytestmark = pytest.mark.server
 
@@ -261,14 +262,14 @@ def test_requests_at_once_get_their_own_answers(endpoint_server: TritonServer) -
 
 
 def test_loading_the_endpoint_alone_loads_its_parts(
-    nearest_repository: Callable[..., Path],
+    nearest_repository: RepositoryFactory, server_with: ServerFactory
 ) -> None:
     repository = nearest_repository(
         [MODELS["rt4ksr_x2"]], edit=lambda config: setattr(config, "max_batch_size", 2)
     )
     add_endpoints(repository, ["rt4ksr_x2"])
 
-    with TritonServer(repository, models=[ENDPOINT]) as server:
+    with server_with(repository, models=[ENDPOINT]) as server:
         (data,) = upscaled(server, encoded(picture(), "PNG"), format="png")
 
     assert opened(data).size == (62, 44)

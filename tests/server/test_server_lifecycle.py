@@ -30,7 +30,7 @@ from support.processes import (
     server_name,
     stub_pids,
 )
-from support.servers import RepositoryFactory
+from support.servers import RepositoryFactory, ServerFactory
 
 pytestmark = pytest.mark.server
 
@@ -138,10 +138,12 @@ def test_it_is_ready_once_each_of_its_services_answers(nearest_server: TritonSer
 
 
 def test_two_servers_on_one_machine_do_not_see_each_other(
-    nearest_server: TritonServer, nearest_repository: RepositoryFactory
+    nearest_server: TritonServer,
+    nearest_repository: RepositoryFactory,
+    server_with: ServerFactory,
 ) -> None:
     x3 = MODELS["rt4ksr_x3"]
-    with TritonServer(nearest_repository([x3])) as other:
+    with server_with(nearest_repository([x3])) as other:
         assert other.grpc_url != nearest_server.grpc_url
         assert np.array_equal(infer(other, x3.name, IMAGE), nearest(IMAGE, 3))
         with pytest.raises(Exception, match="unknown model"):
