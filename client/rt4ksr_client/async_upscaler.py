@@ -24,7 +24,7 @@ from rt4ksr_client.connection import (
     WireName,
 )
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.frames import Frame, SupportsArray
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
 from rt4ksr_client.transports import Route
@@ -128,10 +128,10 @@ class AsyncUpscaler:
         return await self._run(lambda c: self._upscaler.status(cancellation=c))
 
     @overload
-    async def upscale(self, image: NDArray[Any]) -> Frame: ...
+    async def upscale(self, image: SupportsArray) -> Frame: ...
     @overload
     async def upscale(self, image: Image.Image) -> Image.Image: ...
-    async def upscale(self, image: NDArray[Any] | Image.Image) -> Frame | Image.Image:
+    async def upscale(self, image: SupportsArray | Image.Image) -> Frame | Image.Image:
         """See :meth:`Upscaler.upscale`."""
         upscaled: Frame | Image.Image = await self._run(
             lambda cancellation: self._upscaler.upscale(image, cancellation=cancellation)

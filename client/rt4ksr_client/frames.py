@@ -6,7 +6,8 @@ wire takes: uint8, ``(N, H, W, 3)``, H and W multiples of the model's ``size_mul
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +15,101 @@ from numpy.typing import NDArray
 from rt4ksr_client.contract import CHANNELS
 from rt4ksr_client.errors import PictureError
 
-__all__ = ["Frame", "check_frame", "from_batch", "to_batch"]
+__all__ = ["Frame", "SupportsArray", "as_frame", "from_batch", "to_batch"]
 
 Frame = NDArray[np.uint8]
 
 
-def check_frame(array: NDArray[Any]) -> Frame:
-    """Return ``array`` if it is a frame.
+class SupportsArray(Protocol):
+    """A NumPy array, or an object that becomes one, such as a ``torch.Tensor`` on the CPU."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        """Return the array."""
+
+
+def as_frame(image: object) -> Frame:
+    """Return ``image`` as a frame; memory that NumPy can use is not copied.
+
+    Args:
+        image: uint8 ``(H, W, 3)``, RGB (OpenCV's arrays are BGR: pass ``image[:, :, ::-1]``). A
+            NumPy array, or an object with ``__array__``, ``__array_interface__`` or
+            ``__dlpack__``, such as a ``torch.Tensor`` on the CPU.
 
     Raises:
-        PictureError: not uint8, not ``(H, W, 3)``, or without a pixel.
+        PictureError: anything else. The message says what to pass.
 
     """
+    array = image if isinstance(image, np.ndarray) else _as_array(image)
     if array.dtype != np.uint8:
         raise PictureError(
-            f"expected uint8 values in 0..255, got {array.dtype}: convert the array first"
+            f"expected uint8 values of 0 to 255, got {array.dtype}: {_to_uint8(array.dtype)}"
         )
     if array.ndim != 3 or array.shape[2] != CHANNELS:
-        raise PictureError(f"expected an array of shape (H, W, 3), RGB, got {array.shape}")
+        raise PictureError(
+            f"expected the shape (H, W, 3), RGB, got {array.shape}{_to_rgb(image, array.shape)}"
+        )
     if 0 in array.shape:
         raise PictureError(f"the picture has no pixels: its shape is {array.shape}")
     return array
+
+
+def _as_array(image: object) -> NDArray[Any]:
+    kind = type(image).__name__
+    if isinstance(image, (str, os.PathLike)):
+        raise PictureError(
+            f"expected a picture, got the {kind} {str(image)!r}: open the file with "
+            "rt4ksr_client.files.open_picture() or PIL.Image.open()"
+        )
+    if isinstance(image, (bytes, bytearray)):
+        raise PictureError(
+            f"expected a picture, got {len(image)} bytes: decode them with "
+            "PIL.Image.open(io.BytesIO(data))"
+        )
+    if isinstance(image, (list, tuple)):
+        raise PictureError(
+            f"expected one picture, got a {kind}: pass several pictures to map(), and nested "
+            "numbers as numpy.asarray(image, numpy.uint8)"
+        )
+    try:
+        if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+            return np.asarray(image)
+        if hasattr(image, "__dlpack__"):
+            return np.from_dlpack(image)
+    except Exception as exc:  # whatever the other library raises
+        device = str(getattr(image, "device", "a device"))
+        if hasattr(image, "__cuda_array_interface__") or not device.startswith(("cpu", "a ")):
+            copy = "image.cpu()" if hasattr(image, "cpu") else "image.get()"
+            raise PictureError(
+                f"the {kind} is in the memory of {device}: copy it first, with {copy}"
+            ) from exc
+        raise PictureError(f"the {kind} cannot become a NumPy array: {exc}") from exc
+    raise PictureError(
+        f"expected a picture, got {'None' if image is None else kind}: pass a PIL.Image, or an "
+        "array, uint8, (H, W, 3), RGB"
+    )
+
+
+def _to_uint8(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "f":
+        return "multiply values of 0 to 1 by 255, round them and convert them to uint8"
+    if dtype == np.uint16:
+        return "divide values of 0 to 65535 by 257, round them and convert them to uint8"
+    if dtype.kind == "b":
+        return "multiply by 255 and convert to uint8"
+    return "convert the array to uint8"
+
+
+def _to_rgb(image: object, shape: tuple[int, ...]) -> str:
+    swap = "permute" if hasattr(image, "permute") else "transpose"
+    if len(shape) == 4:
+        return ": pass the pictures of a batch to map()"
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return ", gray: pass PIL.Image.fromarray(image), or repeat the channel three times"
+    if len(shape) == 3 and shape[2] == 4:
+        return ", with alpha: pass PIL.Image.fromarray(image), or image[:, :, :3] without it"
+    if len(shape) == 3 and shape[0] in (1, CHANNELS, 4):
+        return f" with the channels first: pass image.{swap}(1, 2, 0)"
+    return ""
 
 
 def to_batch(frame: Frame, size_multiple: int) -> Frame:

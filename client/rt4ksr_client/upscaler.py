@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,7 +22,7 @@ from rt4ksr_client.connection import (
 )
 from rt4ksr_client.contract import DEFAULT_MODELS, DEFAULT_PICTURE_FORMAT, PictureFormat
 from rt4ksr_client.errors import WrongScaleError
-from rt4ksr_client.frames import Frame, check_frame, from_batch, to_batch
+from rt4ksr_client.frames import Frame, SupportsArray, as_frame, from_batch, to_batch
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus, read_status
@@ -197,19 +196,20 @@ class Upscaler:
 
     @overload
     def upscale(
-        self, image: NDArray[Any], *, cancellation: Cancellation | None = None
+        self, image: SupportsArray, *, cancellation: Cancellation | None = None
     ) -> Frame: ...
     @overload
     def upscale(
         self, image: Image.Image, *, cancellation: Cancellation | None = None
     ) -> Image.Image: ...
     def upscale(
-        self, image: NDArray[Any] | Image.Image, *, cancellation: Cancellation | None = None
+        self, image: SupportsArray | Image.Image, *, cancellation: Cancellation | None = None
     ) -> Frame | Image.Image:
         """Return ``image`` s times as large.
 
         Args:
-            image: uint8 ``(H, W, 3)``, RGB; or a Pillow picture of any 8-bit mode, whose alpha
+            image: uint8 ``(H, W, 3)``, RGB: a NumPy array, or what becomes one, such as a
+                ``torch.Tensor`` on the CPU; or a Pillow picture of any 8-bit mode, whose alpha
                 and gray are kept.
             cancellation: ends the call from another thread.
 
@@ -217,15 +217,15 @@ class Upscaler:
             uint8 ``(s*H, s*W, 3)``, which may be read-only; or a Pillow picture.
 
         Raises:
-            PictureError: not a picture of that kind.
+            PictureError: not a picture of that kind; the message says what to pass.
             ServerError: one of its subclasses, by what went wrong.
             concurrent.futures.CancelledError: ``cancellation`` ended the call.
 
         """
-        if isinstance(image, np.ndarray):
-            return self._upscale_frame(check_frame(image), cancellation)
-        frame, surroundings = pictures.split(image)
-        return pictures.join(self._upscale_frame(frame, cancellation), surroundings)
+        if isinstance(image, Image.Image):
+            frame, surroundings = pictures.split(image)
+            return pictures.join(self._upscale_frame(frame, cancellation), surroundings)
+        return self._upscale_frame(as_frame(image), cancellation)
 
     def map(
         self,

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.frames import check_frame, from_batch, to_batch
+from rt4ksr_client.frames import Frame, as_frame, from_batch, to_batch
 
 
 def counting(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -14,7 +20,7 @@ def counting(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np
 def test_a_frame_that_fits_is_sent_without_a_copy() -> None:
     frame = counting(4, 6)
 
-    batch = to_batch(check_frame(frame), 2)
+    batch = to_batch(as_frame(frame), 2)
 
     assert batch.shape == (1, 4, 6, 3)
     assert np.shares_memory(batch, frame)
@@ -47,20 +53,123 @@ def test_the_padding_is_cropped_off_the_answer_without_a_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    "array",
+    ("array", "remedy"),
     [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 3), np.int8),
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 1), np.uint8),
-        np.zeros((1, 4, 4, 3), np.uint8),
-        np.zeros((0, 4, 3), np.uint8),
-        np.zeros((4, 0, 3), np.uint8),
+        (np.zeros((4, 4, 3), np.float32), "multiply values of 0 to 1 by 255"),
+        (np.zeros((4, 4, 3), np.float16), "multiply values of 0 to 1 by 255"),
+        (np.zeros((4, 4, 3), np.uint16), "divide values of 0 to 65535 by 257"),
+        (np.zeros((4, 4, 3), np.bool_), "multiply by 255"),
+        (np.zeros((4, 4, 3), np.int8), "convert the array to uint8"),
+        (np.zeros((4, 4, 3), np.int64), "convert the array to uint8"),
+        (np.zeros((4, 4), np.uint8), "gray: pass PIL.Image.fromarray"),
+        (np.zeros((4, 4, 1), np.uint8), "gray: pass PIL.Image.fromarray"),
+        (np.zeros((4, 5, 7), np.uint8), "pass image.transpose(1, 2, 0)"),
+        (np.zeros((5, 4, 4), np.uint8), "with alpha: pass PIL.Image.fromarray"),
+        (np.zeros((3, 4, 5), np.uint8), "channels first: pass image.transpose(1, 2, 0)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "to map()"),
+        (np.zeros((12,), np.uint8), "expected the shape (H, W, 3)"),
+        (np.zeros((4, 4, 2), np.uint8), "expected the shape (H, W, 3)"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((4, 0, 3), np.uint8), "no pixels"),
     ],
-    ids=lambda array: f"{array.dtype}{array.shape}",
+    ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else "",
 )
-def test_what_is_no_frame_is_refused(
-    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+def test_an_array_that_is_no_frame_is_refused_with_the_way_to_one(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], remedy: str
 ) -> None:
-    with pytest.raises(PictureError):
-        check_frame(array)
+    with pytest.raises(PictureError, match=re.escape(remedy)):
+        as_frame(array)
+
+
+class OnADevice:
+    """Like a tensor on a GPU: torch's raise TypeError, too, where NumPy asks for their memory."""
+
+    device = "cuda:1"
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        raise TypeError("can't convert cuda:1 device type tensor to numpy")
+
+    def cpu(self) -> None: ...
+
+
+class CuPyLike:
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {}
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def get(self) -> None: ...
+
+
+class Broken:
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
+        raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize(
+    ("image", "remedy"),
+    [
+        ("a.jpg", "got the str 'a.jpg': open the file with rt4ksr_client.files.open_picture()"),
+        (Path("a.jpg"), "Path 'a.jpg': open the file"),
+        (b"\xff\xd8\xff", "got 3 bytes: decode them with PIL.Image.open(io.BytesIO(data))"),
+        (bytearray(2), "got 2 bytes"),
+        ([[[0, 0, 0]]], "a list: pass several pictures to map()"),
+        ((), "a tuple: pass several pictures to map()"),
+        (None, "got None: pass a PIL.Image"),
+        (7, "got int: pass a PIL.Image"),
+        (OnADevice(), "in the memory of cuda:1: copy it first, with image.cpu()"),
+        (CuPyLike(), "copy it first, with image.get()"),
+        (Broken(), "cannot become a NumPy array: out of luck"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) and " " in value else type(value).__name__,
+)
+def test_what_is_no_array_is_refused_with_what_to_pass(image: object, remedy: str) -> None:
+    with pytest.raises(PictureError, match=re.escape(remedy)):
+        as_frame(image)
+
+
+class Interface:
+    """Has NumPy's protocol, as pictures of other libraries do, and nothing else."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.__array_interface__ = frame.__array_interface__
+
+
+class Exchange:
+    """Has DLPack's protocol and nothing else."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._frame.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._frame.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", [Interface, Exchange])
+def test_arrays_of_other_libraries_are_taken_without_a_copy(
+    kind: Callable[[Frame], object],
+) -> None:
+    frame = counting(4, 6)
+
+    found = as_frame(kind(frame))
+
+    np.testing.assert_array_equal(found, frame)
+    assert np.shares_memory(found, frame)
+
+
+def test_a_tensor_on_the_cpu_is_a_frame() -> None:
+    torch = pytest.importorskip("torch", reason="needs the export extra")
+    tensor = torch.arange(72, dtype=torch.uint8).reshape(4, 6, 3)
+
+    np.testing.assert_array_equal(as_frame(tensor), counting(4, 6))
+
+    for refused, remedy in {
+        tensor.permute(2, 0, 1): "channels first: pass image.permute(1, 2, 0)",
+        tensor.float() / 255: "multiply values of 0 to 1 by 255",
+        tensor.to("meta"): "in the memory of meta",
+    }.items():
+        with pytest.raises(PictureError, match=re.escape(remedy)):
+            as_frame(refused)
