@@ -86,7 +86,7 @@ def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -
     clock = _Clock(times)
     image = open_picture(SOURCE)
     clock.lap("decode")
-    frame, surroundings = split(image)
+    frame, side_data = split(image)
     batch = to_batch(frame, multiple)
     clock.lap("prepare")
     before_ms = _server_ms(asking)
@@ -97,7 +97,7 @@ def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -
     times["wire"] -= times["server"]
     clock.lap("")
     height, width, _ = frame.shape
-    upscaled = join(from_batch(answer, height * SPEC.scale, width * SPEC.scale), surroundings)
+    upscaled = join(from_batch(answer, height * SPEC.scale, width * SPEC.scale), side_data)
     clock.lap("finish")
     for suffix in FORMATS:
         save_picture(upscaled, folder / f"out.{suffix}")

@@ -1,9 +1,9 @@
-"""What a picture says about itself: kept in Pillow's ``info``, read from and written to any format.
+"""Keep a picture's metadata: read it from any format, write it to any format that can store it.
 
-:func:`collect` leaves in ``info`` exactly what the enlarged picture may keep: ``icc_profile``,
-``exif``, ``xmp``, ``iptc`` (raw IIM records), ``dpi``. :func:`save_options` turns that into what
-Pillow's encoder of a format takes, and says what the format has no place for. Thumbnails and the
-layout tags of TIFF are dropped: they describe the small picture.
+:func:`collect` returns exactly what the upscaled picture may keep: ``icc_profile``, ``exif``,
+``xmp``, ``iptc`` (raw IIM records) and ``dpi``. :func:`save_options` turns that into arguments of
+Pillow's encoder for a format, and names what the format cannot store. Thumbnails and the layout
+tags of TIFF are dropped: they describe the small picture.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["KEPT", "SUBSAMPLED", "collect", "save_options", "upright"]
 KEPT: Final = ("icc_profile", "exif", "xmp", "iptc", "dpi")
 
 SUBSAMPLED: Final = "chroma_subsampled"
-"""In ``info`` of what was a JPEG with colours at half the resolution: twice as large, half the
-resolution holds them again."""
+"""True in ``info`` if the source was a JPEG with subsampled chroma: at twice the size, chroma at
+half the resolution holds the same detail."""
 
-_HALVED: Final = (1, 2)  # 4:2:2 and 4:2:0, as Pillow numbers them
+_SUBSAMPLINGS: Final = (1, 2)  # 4:2:2 and 4:2:0, as Pillow numbers them
 _IPTC_TAG, _XMP_TAG, _PHOTOSHOP_IPTC = 33723, 700, 0x0404
 _EXIF_TAGS: Final = frozenset(
     {
@@ -55,58 +55,66 @@ _SIZE_TAGS: Final = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return the picture turned as its EXIF orientation says, without that tag."""
+    """Return the picture rotated as its EXIF orientation says, without that tag."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         return image  # itself: a copy would not know its format
-    turned = ImageOps.exif_transpose(image)
-    turned.info[SUBSAMPLED] = _is_subsampled(image)
-    return turned
+    rotated = ImageOps.exif_transpose(image)
+    rotated.info[SUBSAMPLED] = _is_subsampled(image)
+    return rotated
 
 
 def collect(image: Image.Image) -> dict[str, Any]:
-    """Return what ``image`` says about itself, by :data:`KEPT` and :data:`SUBSAMPLED`."""
+    """Return the metadata of ``image``, by :data:`KEPT` and :data:`SUBSAMPLED`; empty is left out.
+
+    ``dpi`` is a pair of floats, pixels per inch across and down; the others but
+    :data:`SUBSAMPLED` are bytes.
+    """
     found = {
         "icc_profile": image.info.get("icc_profile"),
-        "exif": _exif(image),
-        "xmp": _xmp(image),
-        "iptc": _iptc(image),
-        "dpi": _dpi(image),
+        "exif": _read_exif(image),
+        "xmp": _read_xmp(image),
+        "iptc": _read_iptc(image),
+        "dpi": _read_dpi(image),
         SUBSAMPLED: image.info.get(SUBSAMPLED) or _is_subsampled(image),
     }
     return {name: value for name, value in found.items() if value}
 
 
 def save_options(info: Mapping[str, Any], format_name: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments of ``Image.save`` that write ``info``, and what has no place there."""
+    """Return the arguments of ``Image.save`` that write ``info``, and the names it cannot store."""
     kept = {name: info[name] for name in KEPT if info.get(name)}
-    format_ = _FORMATS.get(format_name, _Format(frozenset()))
-    left_out = [name for name in kept if not format_.takes(name, kept[name])]
-    for name in left_out:
+    support = _SUPPORT.get(format_name, FormatSupport(frozenset()))
+    dropped = [name for name in kept if not support.can_store(name, kept[name])]
+    for name in dropped:
         del kept[name]
-    return format_.options(kept), left_out
+    return support.to_options(kept), dropped
 
 
 @dataclass(frozen=True)
-class _Format:
-    """What a format has a place for, up to which size, and how Pillow's encoder is told."""
+class FormatSupport:
+    """The metadata that a format can store, and the arguments of Pillow's encoder that write it."""
 
-    places: frozenset[str]
-    options: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    names: frozenset[str]
+    to_options: Callable[[dict[str, Any]], dict[str, Any]] = dict
     limit_bytes: int | None = None
 
-    def takes(self, name: str, value: Any) -> bool:
-        """Whether ``value`` can be written."""
-        small = self.limit_bytes is None or name in ("dpi", "icc_profile")  # profiles are split
-        return name in self.places and (small or len(value) <= (self.limit_bytes or 0))
+    def can_store(self, name: str, value: Any) -> bool:
+        """Whether the format stores metadata of this kind and size."""
+        fits = (
+            self.limit_bytes is None
+            or name in ("dpi", "icc_profile")  # a profile is split into several segments
+            or len(value) <= self.limit_bytes
+        )
+        return name in self.names and fits
 
 
 def _is_subsampled(image: Image.Image) -> bool:
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         return False
-    return JpegImagePlugin.get_sampling(image) in _HALVED
+    return JpegImagePlugin.get_sampling(image) in _SUBSAMPLINGS
 
 
-def _exif(image: Image.Image) -> bytes:
+def _read_exif(image: Image.Image) -> bytes:
     source = image.getexif()
     exif = Image.Exif()
     for tag in _EXIF_TAGS & set(source):
@@ -123,12 +131,12 @@ def _exif(image: Image.Image) -> bytes:
     return exif.tobytes() if len(exif) else b""
 
 
-def _xmp(image: Image.Image) -> bytes:
+def _read_xmp(image: Image.Image) -> bytes:
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
 
 
-def _iptc(image: Image.Image) -> bytes:
+def _read_iptc(image: Image.Image) -> bytes:
     if "iptc" in image.info:
         return bytes(image.info["iptc"])
     photoshop = image.info.get("photoshop")
@@ -137,36 +145,26 @@ def _iptc(image: Image.Image) -> bytes:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tag = image.tag_v2.get(_IPTC_TAG, b"")
         return tag if isinstance(tag, bytes) else b""
-    return _from_raw_profile(image.info.get("Raw profile type iptc", ""))
-
-
-def _from_raw_profile(text: str) -> bytes:
-    """Decode the text that other programs put IPTC into in a PNG: name, length, hexadecimal."""
+    # Other programs store IPTC in a PNG as text: a name, the length, hexadecimal digits.
+    raw_profile = image.info.get("Raw profile type iptc", "")
     try:
-        return bytes.fromhex("".join(text.split()[2:]))
+        return bytes.fromhex("".join(raw_profile.split()[2:]))
     except ValueError:
         return b""
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Pixels per inch, as the file says; in a WebP or AVIF only its EXIF can say so."""
-    found = image.info.get("dpi")
-    if found is None and (resolution := _resolution(image.getexif())):
-        found = resolution
+def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Return pixels per inch across and down; WebP and AVIF have them in their EXIF only."""
+    resolution, per_inch = image.info.get("dpi"), 1.0
     try:
-        across, down = (float(value) for value in found or ())
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
-
-
-def _resolution(exif: Image.Exif) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2))
-    try:
-        across, down = (float(exif[tag]) for tag in _RESOLUTION_TAGS)
+        if resolution is None:
+            exif = image.getexif()
+            per_inch = {2: 1.0, 3: 2.54}[exif.get(ExifTags.Base.ResolutionUnit, 2)]
+            resolution = [exif[tag] for tag in _RESOLUTION_TAGS]
+        across, down = (float(value) * per_inch for value in resolution)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return None if per_inch is None else (across * per_inch, down * per_inch)
+    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
 def _dpi_in_exif(kept: dict[str, Any]) -> dict[str, Any]:
@@ -182,16 +180,12 @@ def _dpi_in_exif(kept: dict[str, Any]) -> dict[str, Any]:
 
 def _jpeg(kept: dict[str, Any]) -> dict[str, Any]:
     if iptc := kept.pop("iptc", b""):
-        kept["extra"] = _photoshop_segment(iptc)
+        # An APP13 segment with one image resource, as Photoshop writes it.
+        padded = iptc + b"\0" * (len(iptc) % 2)
+        resource = b"8BIM" + struct.pack(">HHI", _PHOTOSHOP_IPTC, 0, len(iptc)) + padded
+        body = b"Photoshop 3.0\0" + resource
+        kept["extra"] = b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
     return kept
-
-
-def _photoshop_segment(iptc: bytes) -> bytes:
-    """APP13 with one image resource, as Photoshop and every reader since has it."""
-    padded = iptc + b"\0" * (len(iptc) % 2)
-    resource = b"8BIM" + struct.pack(">HHI", _PHOTOSHOP_IPTC, 0, len(iptc)) + padded
-    body = b"Photoshop 3.0\0" + resource
-    return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 
 def _png(kept: dict[str, Any]) -> dict[str, Any]:
@@ -221,13 +215,13 @@ def _tiff(kept: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "tiffinfo": directory}
 
 
-_EVERYTHING: Final = frozenset(KEPT)
-_WITHOUT_IPTC: Final = _EVERYTHING - {"iptc"}
-_FORMATS: Final = {
-    "JPEG": _Format(_EVERYTHING, _jpeg, limit_bytes=65_000),  # a segment has 64 KiB
-    "PNG": _Format(_EVERYTHING, _png),
-    "TIFF": _Format(_EVERYTHING, _tiff),
-    "WEBP": _Format(_WITHOUT_IPTC, _dpi_in_exif),
-    "AVIF": _Format(_WITHOUT_IPTC, _dpi_in_exif),
-    "BMP": _Format(frozenset({"dpi"})),
+_ALL: Final = frozenset(KEPT)
+_WITHOUT_IPTC: Final = _ALL - {"iptc"}
+_SUPPORT: Final = {
+    "JPEG": FormatSupport(_ALL, _jpeg, limit_bytes=65_000),  # a segment has 64 KiB
+    "PNG": FormatSupport(_ALL, _png),
+    "TIFF": FormatSupport(_ALL, _tiff),
+    "WEBP": FormatSupport(_WITHOUT_IPTC, _dpi_in_exif),
+    "AVIF": FormatSupport(_WITHOUT_IPTC, _dpi_in_exif),
+    "BMP": FormatSupport(frozenset({"dpi"})),
 }

@@ -1,9 +1,9 @@
-"""Pillow pictures as frames for the network, and back. No input or output.
+"""Convert Pillow pictures to frames for the network, and back. No input or output.
 
-The network knows RGB. What else a picture has is carried around it: an alpha channel is scaled
-beside it (invisible pixels take the colours next to them, so that nothing bleeds into the edges),
-gray comes back as gray, a palette as RGB or RGBA, CMYK as sRGB. EXIF orientation is applied, and
-what the picture says about itself goes into ``info`` of the result.
+The network upscales RGB. The rest of a picture bypasses it: an alpha channel is resized separately
+(invisible pixels take the colours next to them, so that nothing bleeds into the edges), gray comes
+back as gray, a palette as RGB or RGBA, CMYK as sRGB. The EXIF orientation is applied, and the
+metadata goes into ``info`` of the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rt4ksr_client import metadata
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 
-__all__ = ["PictureWarning", "Surroundings", "join", "split", "warn"]
+__all__ = ["PictureWarning", "SideData", "join", "split", "warn"]
 
 Floats = NDArray[np.float32]
 
@@ -29,15 +29,16 @@ _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 
 
 class PictureWarning(UserWarning):
-    """Something of a picture is not kept."""
+    """Something in a picture is lost: bit depth, metadata, transparency or frames."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a picture has besides its colours: carried around the network.
+class SideData:
+    """The parts of a picture that bypass the network.
 
-    ``alpha``: mode ``L`` of the picture's size, or None for an opaque picture.
-    ``info``: what :func:`rt4ksr_client.metadata.collect` found.
+    ``alpha``: mode ``L``, of the picture's size, or None for an opaque picture.
+    ``gray``: whether the picture is gray.
+    ``info``: its metadata, see :func:`rt4ksr_client.metadata.collect`.
     """
 
     alpha: Image.Image | None
@@ -45,81 +46,76 @@ class Surroundings:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def split(image: Image.Image) -> tuple[Frame, Surroundings]:
-    """Take a picture apart: a frame for the network, the rest to be scaled beside it.
+def split(image: Image.Image) -> tuple[Frame, SideData]:
+    """Split a picture into a frame for the network and the parts that bypass it.
 
-    The frame is uint8 ``(H, W, 3)``, RGB, not premultiplied; opaque everywhere. 16-bit gray
-    becomes 8-bit, with a :class:`PictureWarning`.
+    The frame is uint8 ``(H, W, 3)``, RGB in 0..255, not premultiplied, upright, without holes.
+    16-bit gray is reduced to 8 bits, with a :class:`PictureWarning`.
 
     Raises:
-        PictureError: 32 bits a channel, without a pixel, or a mode that has no way to RGB.
+        PictureError: 32 bits per channel, no pixels, or a mode that cannot become RGB.
 
     """
     if 0 in image.size:
         raise PictureError(f"the picture has no pixels: it is {image.width}x{image.height}")
     image = metadata.upright(image)
     info = metadata.collect(image)
-    eight_bit = _in_8_bits(image)
+    eight_bit = _to_8_bits(image)
     if eight_bit.mode == "CMYK":
-        eight_bit = _cmyk_as_rgb(eight_bit, info.pop("icc_profile", None))
+        eight_bit = _cmyk_to_srgb(eight_bit, info.pop("icc_profile", None))
     gray = eight_bit.mode in _GRAY_MODES
     try:
         if not eight_bit.has_transparency_data:
             rgb = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
-            return np.asarray(rgb), Surroundings(None, gray, info)
+            return np.asarray(rgb), SideData(None, gray, info)
         rgba = eight_bit.convert("RGBA")
     except (ValueError, KeyError, TypeError) as exc:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {exc}") from exc
-    return _without_holes(rgba), Surroundings(rgba.getchannel("A"), gray, info)
+    return _fill_holes(rgba), SideData(rgba.getchannel("A"), gray, info)
 
 
-def join(upscaled: Frame, surroundings: Surroundings) -> Image.Image:
-    """Put an upscaled frame and what surrounded it together again.
+def join(upscaled: Frame, side_data: SideData) -> Image.Image:
+    """Return an upscaled frame and its side data as a picture, metadata in ``info``.
 
-    Returns mode ``RGB``, ``RGBA``, ``L`` or ``LA``, with ``info`` of the surroundings.
+    ``upscaled`` is uint8 ``(H, W, 3)``, RGB. The mode is ``RGB``, ``RGBA``, ``L`` or ``LA``.
     """
-    image = _joined(upscaled, surroundings)
-    image.info.update(surroundings.info)
+    image = Image.fromarray(upscaled)
+    alpha = side_data.alpha
+    if alpha is not None:
+        image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
+    if side_data.gray:
+        image = image.convert("L" if alpha is None else "LA")
+    image.info.update(side_data.info)
     return image
 
 
 def warn(message: str) -> None:
-    """Say that something of a picture is not kept."""
+    """Issue a :class:`PictureWarning` at the caller's caller."""
     warnings.warn(message, PictureWarning, stacklevel=3)
 
 
-def _joined(upscaled: Frame, surroundings: Surroundings) -> Image.Image:
-    image = Image.fromarray(upscaled)
-    alpha = surroundings.alpha
-    if alpha is not None:
-        image.putalpha(alpha.resize(image.size, Image.Resampling.BICUBIC))
-    if surroundings.gray:
-        return image.convert("L" if alpha is None else "LA")
-    return image
-
-
-def _without_holes(rgba: Image.Image) -> Frame:
-    """Return the colours, those of invisible pixels replaced by visible ones near them."""
+def _fill_holes(rgba: Image.Image) -> Frame:
+    """Return the colours, with those of invisible pixels replaced by visible ones near them."""
     values = np.asarray(rgba)
     colours, alpha = values[:, :, :3], values[:, :, 3:]
     if alpha.all():
         return np.ascontiguousarray(colours)
-    # Floating point from half the size on only: less than half of the memory and the time.
+    # Floating point only at half the size and below: less than half the memory and the time.
     premultiplied = colours.astype(np.uint16) * alpha
-    half = np.rint(_filled(_halved(premultiplied), _halved(alpha))).astype(np.uint8)
-    return np.where(alpha > 0, colours, _doubled(half, alpha.shape))
+    half = np.rint(_fill_pyramid(_halve(premultiplied), _halve(alpha))).astype(np.uint8)
+    return np.where(alpha > 0, colours, _double(half, alpha.shape))
 
 
-def _filled(premultiplied: Floats, alpha: Floats) -> Floats:
-    """Fill holes from the picture at half the size, and its holes from a quarter, and so on."""
+def _fill_pyramid(premultiplied: Floats, alpha: Floats) -> Floats:
+    """Fill holes from the picture at half the size, whose holes come from a quarter, and so on."""
     colours: Floats = premultiplied / np.maximum(alpha, np.float32(1e-6))
     if alpha.all() or alpha.size == 1:
         return colours
-    half = _filled(_halved(premultiplied), _halved(alpha))
-    return np.where(alpha > 0, colours, _doubled(half, alpha.shape))
+    half = _fill_pyramid(_halve(premultiplied), _halve(alpha))
+    return np.where(alpha > 0, colours, _double(half, alpha.shape))
 
 
-def _halved(values: NDArray[Any]) -> Floats:
+def _halve(values: NDArray[Any]) -> Floats:
     height, width, channels = values.shape
     even = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
     blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, channels)
@@ -127,26 +123,26 @@ def _halved(values: NDArray[Any]) -> Floats:
     return means
 
 
-def _doubled(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Repeat each pixel to 2x2, then cut to the height and width of ``shape``."""
+def _double(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Repeat each pixel to 2x2, then crop to the height and width of ``shape``."""
     return values.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    # A 16-bit PGM, and a 16-bit gray PNG in some releases of Pillow, opens as 32-bit integers.
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    # Pillow opens a 16-bit PGM, and in some releases a 16-bit gray PNG, as 32-bit integers.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
-        warn("16 bits a channel: upscaled and written with 8")
+        warn("16 bits per channel: upscaled and written with 8")
         values = np.asarray(image).astype(np.float32)
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.mode.startswith(("I", "F")):
         raise PictureError(
-            f"the picture has 32 bits a channel (mode {image.mode}), with no agreed white: "
-            "convert it to 8 or 16 bits first"
+            f"the picture has 32 bits per channel (mode {image.mode}), for which there is no "
+            "standard white: convert it to 8 or 16 bits first"
         )
     return image
 
 
-def _cmyk_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _cmyk_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile is None:
         return image.convert("RGB")
     try:
@@ -154,7 +150,7 @@ def _cmyk_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        warn("its CMYK colour profile cannot be used: colours are approximate")
+        warn("the CMYK colour profile cannot be used: colours are approximate")
         return image.convert("RGB")
-    assert converted is not None  # noqa: S101 - None is for inPlace only
+    assert converted is not None  # noqa: S101 - None only with inPlace
     return converted

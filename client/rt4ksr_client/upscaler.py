@@ -223,8 +223,8 @@ class Upscaler:
 
         """
         if isinstance(image, Image.Image):
-            frame, surroundings = pictures.split(image)
-            return pictures.join(self._upscale_frame(frame, cancellation), surroundings)
+            frame, side_data = pictures.split(image)
+            return pictures.join(self._upscale_frame(frame, cancellation), side_data)
         return self._upscale_frame(as_frame(image), cancellation)
 
     def map(

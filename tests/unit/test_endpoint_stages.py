@@ -14,7 +14,7 @@ from PIL import Image
 
 from rt4ksr_client import pictures
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.pictures import Surroundings
+from rt4ksr_client.pictures import SideData
 from rt4ksr_server.stages.encoding import Encoding, Encodings
 from rt4ksr_server.stages.inspection import Limits, inspect
 from rt4ksr_server.stages.sidecar import Sidecar
@@ -84,21 +84,21 @@ def test_a_sidecar_comes_through_as_it_was() -> None:
         "dpi": (72.0, 96.5),
     }
     info["chroma_subsampled"] = True
-    sent = Sidecar(9, 7, Surroundings(alpha, True, info))
+    sent = Sidecar(9, 7, SideData(alpha, True, info))
 
     found = Sidecar.from_bytes(sent.to_bytes())
 
     assert (found.width_px, found.height_px) == (9, 7)
-    assert found.surroundings.gray
-    assert found.surroundings.info == info
-    assert found.surroundings.alpha is not None
-    np.testing.assert_array_equal(np.asarray(found.surroundings.alpha), np.asarray(alpha))
+    assert found.side_data.gray
+    assert found.side_data.info == info
+    assert found.side_data.alpha is not None
+    np.testing.assert_array_equal(np.asarray(found.side_data.alpha), np.asarray(alpha))
 
 
 def test_a_sidecar_of_an_opaque_picture_is_small() -> None:
-    _, surroundings = pictures.split(Image.new("RGB", (1920, 1080)))
+    _, side_data = pictures.split(Image.new("RGB", (1920, 1080)))
 
-    assert len(Sidecar(1920, 1080, surroundings).to_bytes()) < 200
+    assert len(Sidecar(1920, 1080, side_data).to_bytes()) < 200
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
@@ -107,14 +107,14 @@ def test_padding_is_cut_off_again(size: tuple[int, int], scale: int) -> None:
     width, height = size
     upscaled = np.zeros(((height + height % 2) * scale, (width + width % 2) * scale, 3), np.uint8)
 
-    cropped = Sidecar(width, height, Surroundings(None, False)).crop(upscaled)
+    cropped = Sidecar(width, height, SideData(None, False)).crop(upscaled)
 
     assert cropped.shape == (height * scale, width * scale, 3)
 
 
 @pytest.mark.parametrize("shape", [(15, 20, 3), (16, 30, 3), (2, 2, 3)], ids=str)
 def test_a_frame_that_is_not_the_pictures_is_refused(shape: tuple[int, ...]) -> None:
-    sidecar = Sidecar(9, 7, Surroundings(None, False))
+    sidecar = Sidecar(9, 7, SideData(None, False))
 
     with pytest.raises(PictureError, match="does not become"):
         sidecar.crop(np.zeros(shape, np.uint8))

@@ -21,8 +21,8 @@ def doubled(frame: Frame) -> Frame:
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    frame, surroundings = split(image)
-    return join(doubled(frame), surroundings)
+    frame, side_data = split(image)
+    return join(doubled(frame), side_data)
 
 
 def noise(mode: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
@@ -174,10 +174,10 @@ def test_a_gray_file_of_10_or_16_bits_becomes_8_with_a_warning(white: int) -> No
     file = io.BytesIO(b"P5 8 8 %d\n" % white + values.tobytes())
 
     with pytest.warns(PictureWarning, match="16 bits"):
-        frame, surroundings = split(files.decode(file, "deep.pgm"))
+        frame, side_data = split(files.decode(file, "deep.pgm"))
 
     expected = np.rint(values.astype(float) * 255 / white)
-    assert surroundings.gray
+    assert side_data.gray
     assert np.abs(frame[:, :, 0] - expected).max() <= 1
 
 

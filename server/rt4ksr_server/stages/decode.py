@@ -80,9 +80,9 @@ def _decode(data: bytes, limits: Limits, name: str) -> tuple[Frame, Sidecar]:
         raise PictureError(f"{name}: {exc}") from exc
     image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),), max_px=limits.max_px)
     with files.read_errors(name):
-        frame, surroundings = pictures.split(image)
+        frame, side_data = pictures.split(image)
     height, width, _ = frame.shape
-    return frame, Sidecar(width, height, surroundings)
+    return frame, Sidecar(width, height, side_data)
 
 
 def _batch(frames: Sequence[Frame]) -> Frame:

@@ -65,6 +65,6 @@ def _encode(upscaled: Frame, sidecar: Sidecar, wanted: Encoding) -> bytes:
             f"{width}x{height} does not go into a {wanted.format.upper()}, which has at most "
             f"{longest} pixels a side: ask for the format png"
         )
-    image = pictures.join(frame, sidecar.surroundings)
+    image = pictures.join(frame, sidecar.side_data)
     with files.write_errors("the upscaled picture"):
         return files.encode([image], wanted.format.upper(), quality=wanted.quality)

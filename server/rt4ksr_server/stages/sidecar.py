@@ -19,7 +19,7 @@ from rt4ksr_client import files, metadata
 from rt4ksr_client.contract import SIZE_MULTIPLE_PX
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.pictures import Surroundings
+from rt4ksr_client.pictures import SideData
 
 __all__ = ["Sidecar"]
 
@@ -32,11 +32,11 @@ class Sidecar:
 
     width_px: int
     height_px: int
-    surroundings: Surroundings
+    side_data: SideData
 
     def to_bytes(self) -> bytes:
         """Return the form that :meth:`from_bytes` reads."""
-        around = self.surroundings
+        around = self.side_data
         alpha = None if around.alpha is None else _text(files.encode([around.alpha], "PNG"))
         return json.dumps(
             {
@@ -64,7 +64,7 @@ class Sidecar:
             width_px, height_px = int(found["width_px"]), int(found["height_px"])
             alpha = None if found["alpha"] is None else _alpha(found["alpha"])
             info = {key: _value(key, value) for key, value in found["info"].items()}
-            sidecar = cls(width_px, height_px, Surroundings(alpha, bool(found["gray"]), info))
+            sidecar = cls(width_px, height_px, SideData(alpha, bool(found["gray"]), info))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
             raise PictureError(f"not a sidecar of the decode stage: {exc!r}") from exc
         if min(width_px, height_px) < 1 or (alpha and alpha.size != (width_px, height_px)):
