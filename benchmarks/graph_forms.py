@@ -30,10 +30,9 @@ from rich.table import Table
 from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, ModelSpec
 from rt4ksr_client.frames import Frame
-from rt4ksr_export.checkpoint import load_network
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.checkpoint import load_network, packaged_weights
+from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import FusedRT4KSR
-from rt4ksr_export.weights import packaged_weights
 from rt4ksr_server import TritonServer
 
 ROOT = Path(__file__).parents[1]

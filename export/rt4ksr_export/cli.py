@@ -9,12 +9,11 @@ import click
 
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_client.errors import CheckpointError
-from rt4ksr_export.checkpoint import load_network
+from rt4ksr_export.checkpoint import load_network, packaged_weights, resolve_weights
 from rt4ksr_export.network import RT4KSR
-from rt4ksr_export.plans.build import build_plan, trtexec_command
-from rt4ksr_export.plans.compiler import Target
+from rt4ksr_export.plans import build_plan, trtexec_command
 from rt4ksr_export.repository import export_model
-from rt4ksr_export.weights import packaged_weights, weights_file
+from rt4ksr_export.tensorrt import Target
 
 
 @click.command()
@@ -95,9 +94,9 @@ def export(
 
 def _export(jobs: Iterator[tuple[ModelSpec, RT4KSR]], output: Path) -> Iterator[ModelSpec]:
     for spec, network in jobs:
-        agreements = export_model(network, spec, output)
-        click.echo(f"{output / spec.name}: {agreements}")
-        for name in agreements.dropped:
+        exported = export_model(network, spec, output)
+        click.echo(f"{output / spec.name}: {exported}")
+        for name in exported.dropped_plans:
             click.echo(
                 f"{output / spec.name}: {name} was of another graph and is gone; build it again "
                 "with --target",
@@ -116,7 +115,7 @@ def _jobs(
     weights: str | None, scale: int | None, model: str | None
 ) -> Iterator[tuple[ModelSpec, RT4KSR]]:
     if weights is not None:
-        network = load_network(weights_file(weights))
+        network = load_network(resolve_weights(weights))
         found = network.architecture.scale
         if scale not in (None, found):
             raise CheckpointError(f"{weights}: these weights are for x{found}, not x{scale}")

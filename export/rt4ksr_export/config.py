@@ -1,7 +1,9 @@
-"""Configurations of a served model, from Triton's protobuf schema: one wire contract, three ways.
+"""Every ``config.pbtxt`` of a model repository, built from Triton's protobuf schema.
 
-``config.pbtxt`` runs anywhere; ``configs/gpu.pbtxt`` and ``configs/tensorrt.pbtxt`` are chosen with
-tritonserver's ``--model-config-name``. Each line's reason is in docs/gpu.md.
+A model has three configurations with one wire contract: ``config.pbtxt`` runs anywhere;
+``configs/gpu.pbtxt`` and ``configs/tensorrt.pbtxt`` are selected with tritonserver's
+``--model-config-name``. docs/gpu.md gives the reason for each line. Beside the models, a repository
+has the image endpoint: two stages that all models share, and an ensemble for each model.
 """
 
 from __future__ import annotations
@@ -12,55 +14,120 @@ from typing import Final
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from rt4ksr_client.contract import CHANNELS, INPUT_NAME, OUTPUT_NAME, ModelSpec
-from rt4ksr_export.plans.profile import MAX_BATCH_SIZE, Profile
+import rt4ksr_client
+from rt4ksr_client.contract import (
+    CHANNELS,
+    DECODE_STAGE,
+    DEFAULT_PICTURE_FORMAT,
+    ENCODE_STAGE,
+    INPUT_NAME,
+    MAX_INPUT_PX,
+    MAX_PICTURE_BYTES,
+    OUTPUT_NAME,
+    PICTURE_FORMATS,
+    PICTURE_NAME,
+    SIDECAR_NAME,
+    UPSCALED_PICTURE_NAME,
+    ModelSpec,
+    Parameter,
+    image_endpoint,
+)
+from rt4ksr_client.files import FORMATS
+from rt4ksr_export.graph import Precision
+from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Profile, Target
 
-__all__ = ["HALF_GRAPH_NAME", "PLAN_NAME", "config_text", "config_texts"]
+__all__ = [
+    "CONFIG_NAME",
+    "GRAPHS",
+    "PLANS",
+    "VERSION",
+    "config_text",
+    "endpoint_config",
+    "model_config",
+    "model_configs",
+    "stage_configs",
+]
 
-HALF_GRAPH_NAME: Final = "model_fp16.onnx"
-PLAN_NAME: Final = "model.plan"
+CONFIG_NAME: Final = "config.pbtxt"
+GPU_CONFIG_NAME: Final = "configs/gpu.pbtxt"
+TENSORRT_CONFIG_NAME: Final = "configs/tensorrt.pbtxt"
+
+VERSION: Final = "1"
+"""The folder of a model's files, as Triton numbers versions."""
+
+GRAPHS: Final[Mapping[Precision, str]] = {
+    Precision.FP32: "model.onnx",
+    Precision.FP16: "model_fp16.onnx",
+}
+"""Files of a version; the first is the default of Triton's ONNX Runtime backend."""
+
+PLANS: Final[Mapping[Target, str]] = {Target.TENSORRT: "model.plan", Target.RTX: "model.rtx"}
+"""Files of a version that are compiled from one of :data:`GRAPHS`."""
 
 ENGINE_CACHE: Final = "/var/cache/rt4ksr"
-"""Where ONNX Runtime keeps the engines it builds: to be mounted, and written by the server only."""
+"""Where ONNX Runtime keeps the engines it builds: a volume that only the server can write to."""
 
 ORT_GPU_INSTANCES: Final = 2
 """One copies while the other computes. The TensorRT backend does so within one instance."""
 
-MAX_QUEUE_DELAY_US = 500
-"""How long a frame may wait for company; a small part of the fastest frame (3 ms on a GPU)."""
+MAX_QUEUE_DELAY_US: Final = 500
+"""How long a frame waits for a second one; a small part of the fastest frame (3 ms on a GPU)."""
 
-MAX_QUEUE_SIZE = 64
-"""Frames that may wait (400 MB of 1080p); the next one is refused at once instead of piling up."""
+MAX_QUEUE_SIZE: Final = 64
+"""Frames that may wait (400 MB of 1080p); further ones are rejected at once."""
 
-QUEUE_TIMEOUT_US = 30_000_000
-"""A frame that waited this long is refused: nobody wants it any more."""
+QUEUE_TIMEOUT_US: Final = 30_000_000
+"""A frame that waited this long is rejected: its client has given up by then."""
+
+DECODE_INSTANCES: Final = {CONFIG_NAME: 1, GPU_CONFIG_NAME: 4, TENSORRT_CONFIG_NAME: 4}
+ENCODE_INSTANCES: Final = {CONFIG_NAME: 2, GPU_CONFIG_NAME: 8, TENSORRT_CONFIG_NAME: 8}
+"""By configuration. On a CPU the network uses all cores, and one picture is encoded while the next
+is upscaled. With a GPU the cores are free for the codecs, of which encoding 4K is the slower."""
 
 
-def config_texts(spec: ModelSpec, parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of every configuration by its place in the model's folder."""
-    default = _config(spec, parameters)
+def model_configs(spec: ModelSpec, parameters: Mapping[str, str]) -> dict[str, schema.ModelConfig]:
+    """Return the configurations of a model by their paths in its folder.
+
+    Clients read ``parameters``; see :class:`rt4ksr_client.contract.Parameter`.
+    """
     return {
-        "config.pbtxt": _text(default),
-        "configs/gpu.pbtxt": _text(_gpu(default, spec)),
-        "configs/tensorrt.pbtxt": _text(_tensorrt(default, spec)),
+        CONFIG_NAME: model_config(spec, parameters),
+        GPU_CONFIG_NAME: gpu_config(spec, parameters),
+        TENSORRT_CONFIG_NAME: tensorrt_config(spec, parameters),
     }
 
 
-def config_text(spec: ModelSpec, parameters: Mapping[str, str]) -> str:
-    """Return the text of ``config.pbtxt`` for ``spec``, with ``parameters`` for the clients."""
-    return _text(_config(spec, parameters))
+def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelConfig:
+    """Return the configuration that runs anywhere: ONNX Runtime, full precision."""
+    config = schema.ModelConfig(
+        name=spec.name,
+        backend="onnxruntime",
+        max_batch_size=MAX_BATCH_SIZE,
+        # Every dimension except the channels is dynamic, as in the graph.
+        input=[frames_tensor(schema.ModelInput, INPUT_NAME)],
+        output=[frames_tensor(schema.ModelOutput, OUTPUT_NAME)],
+        # KIND_AUTO uses a GPU if there is one; the count keeps Triton from making two on a CPU.
+        instance_group=[
+            schema.ModelInstanceGroup(kind=schema.ModelInstanceGroup.KIND_AUTO, count=1)
+        ],
+        version_policy=schema.ModelVersionPolicy(
+            latest=schema.ModelVersionPolicy.Latest(num_versions=1)
+        ),
+        dynamic_batching=bounded_batching(MAX_QUEUE_DELAY_US),
+    )
+    # One frame of the model's own size, so that ready means fast.
+    warmup = config.model_warmup.add(name="one_frame", batch_size=1)
+    warmup.inputs[INPUT_NAME].data_type = schema.TYPE_UINT8
+    warmup.inputs[INPUT_NAME].dims.extend([spec.input_height_px, spec.input_width_px, CHANNELS])
+    warmup.inputs[INPUT_NAME].random_data = True
+    set_parameters(config, parameters)
+    return config
 
 
-def _text(config: schema.ModelConfig) -> str:
-    text: str = text_format.MessageToString(config)
-    return text
-
-
-def _gpu(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfig:
-    """ONNX Runtime, which has TensorRT compile the graph in half precision at the first start."""
-    config = schema.ModelConfig()
-    config.CopyFrom(default)
-    config.default_model_filename = HALF_GRAPH_NAME
+def gpu_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelConfig:
+    """Return the configuration in which ONNX Runtime has TensorRT compile the FP16 graph."""
+    config = model_config(spec, parameters)
+    config.default_model_filename = GRAPHS[Precision.FP16]
     config.instance_group[0].count = ORT_GPU_INSTANCES
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     accelerator = accelerators.add(name="tensorrt")
@@ -79,12 +146,11 @@ def _gpu(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfig:
     return config
 
 
-def _tensorrt(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfig:
-    """Triton's TensorRT backend and a plan built ahead."""
-    config = schema.ModelConfig()
-    config.CopyFrom(default)
+def tensorrt_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelConfig:
+    """Return the configuration for Triton's TensorRT backend and a plan built in advance."""
+    config = model_config(spec, parameters)
     config.backend = "tensorrt"
-    config.default_model_filename = PLAN_NAME
+    config.default_model_filename = PLANS[Target.TENSORRT]
     config.instance_group[0].kind = schema.ModelInstanceGroup.KIND_GPU
     cuda = config.optimization.cuda
     cuda.graphs = True
@@ -96,48 +162,107 @@ def _tensorrt(default: schema.ModelConfig, spec: ModelSpec) -> schema.ModelConfi
     return config
 
 
-def _config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelConfig:
-    """The one that runs anywhere."""
+def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
+    """Return the configurations of the image endpoint's stages, by stage and path."""
+    decode = stage_config(DECODE_STAGE)
+    decode.input.append(pictures_tensor(schema.ModelInput, PICTURE_NAME))
+    decode.output.append(frames_tensor(schema.ModelOutput, INPUT_NAME))
+    decode.output.append(pictures_tensor(schema.ModelOutput, SIDECAR_NAME))
+    limits = {Parameter.MAX_PICTURE_BYTES: MAX_PICTURE_BYTES, Parameter.MAX_INPUT_PX: MAX_INPUT_PX}
+    set_parameters(decode, limits)
+
+    encode = stage_config(ENCODE_STAGE)
+    encode.input.append(frames_tensor(schema.ModelInput, OUTPUT_NAME))
+    encode.input.append(pictures_tensor(schema.ModelInput, SIDECAR_NAME))
+    encode.output.append(pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME))
+    set_parameters(encode, {Parameter.DEFAULT_FORMAT: DEFAULT_PICTURE_FORMAT})
+    for name in PICTURE_FORMATS:
+        options = FORMATS[name.upper()]
+        if "quality" in options:
+            set_parameters(encode, {Parameter.DEFAULT_QUALITY + name: options["quality"]})
+
+    configs: dict[str, dict[str, schema.ModelConfig]] = {DECODE_STAGE: {}, ENCODE_STAGE: {}}
+    for stage, instances in ((decode, DECODE_INSTANCES), (encode, ENCODE_INSTANCES)):
+        for path, count in instances.items():
+            config = schema.ModelConfig()
+            config.CopyFrom(stage)
+            config.instance_group[0].count = count
+            configs[stage.name][path] = config
+    return configs
+
+
+def stage_config(name: str) -> schema.ModelConfig:
+    """Return what the configurations of both stages have in common."""
     config = schema.ModelConfig(
-        name=spec.name,
-        backend="onnxruntime",
+        name=name,
+        backend="python",
         max_batch_size=MAX_BATCH_SIZE,
-        # Sizes are the frame's own: every dimension but the channels is open, as in the graph.
-        input=[_tensor(schema.ModelInput, INPUT_NAME)],
-        output=[_tensor(schema.ModelOutput, OUTPUT_NAME)],
-        # KIND_AUTO takes a GPU where there is one; the count keeps Triton from making two on a CPU.
-        instance_group=[
-            schema.ModelInstanceGroup(kind=schema.ModelInstanceGroup.KIND_AUTO, count=1)
-        ],
-        version_policy=schema.ModelVersionPolicy(
-            latest=schema.ModelVersionPolicy.Latest(num_versions=1)
-        ),
-        dynamic_batching=schema.ModelDynamicBatching(
-            max_queue_delay_microseconds=MAX_QUEUE_DELAY_US,
-            default_queue_policy=schema.ModelQueuePolicy(
-                timeout_action=schema.ModelQueuePolicy.REJECT,
-                default_timeout_microseconds=QUEUE_TIMEOUT_US,
-                max_queue_size=MAX_QUEUE_SIZE,
-            ),
-        ),
-        model_warmup=[_warmup(spec)],
+        instance_group=[schema.ModelInstanceGroup(kind=schema.ModelInstanceGroup.KIND_CPU)],
+        # Batching has no advantage here, but brings the bounded queue.
+        dynamic_batching=bounded_batching(),
     )
-    for key, value in sorted(parameters.items()):
-        config.parameters[key].string_value = value
+    set_parameters(config, {Parameter.PROJECT_VERSION: rt4ksr_client.__version__})
     return config
 
 
-def _tensor(
-    kind: type[schema.ModelInput] | type[schema.ModelOutput], name: str
-) -> schema.ModelInput | schema.ModelOutput:
+def endpoint_config(model: str, parameters: Mapping[str, str]) -> schema.ModelConfig:
+    """Return the ensemble that serves ``model`` for encoded pictures.
+
+    ``parameters`` are the model's own; those that describe its pictures become the endpoint's.
+    """
+    config = schema.ModelConfig(
+        name=image_endpoint(model),
+        platform="ensemble",
+        max_batch_size=MAX_BATCH_SIZE,
+        input=[pictures_tensor(schema.ModelInput, PICTURE_NAME)],
+        output=[pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME)],
+    )
+    steps = (
+        (DECODE_STAGE, (PICTURE_NAME,), (INPUT_NAME, SIDECAR_NAME)),
+        (model, (INPUT_NAME,), (OUTPUT_NAME,)),
+        (ENCODE_STAGE, (OUTPUT_NAME, SIDECAR_NAME), (UPSCALED_PICTURE_NAME,)),
+    )
+    for name, inputs, outputs in steps:
+        step = config.ensemble_scheduling.step.add(model_name=name, model_version=-1)
+        step.input_map.update({tensor: tensor for tensor in inputs})
+        step.output_map.update({tensor: tensor for tensor in outputs})
+    public = (Parameter.SCALE, Parameter.WEIGHTS_SHA256, Parameter.PROJECT_VERSION)
+    set_parameters(config, {key: parameters[key] for key in public})
+    return config
+
+
+def config_text(config: schema.ModelConfig) -> str:
+    """Return ``config`` as ``config.pbtxt`` has it."""
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def set_parameters(config: schema.ModelConfig, values: Mapping[str, str | int]) -> None:
+    """Add ``values`` to the parameters of ``config``."""
+    for key, value in values.items():
+        config.parameters[key].string_value = str(value)
+
+
+def bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
+    """Return dynamic batching with a queue that rejects requests when it is full or too slow."""
+    return schema.ModelDynamicBatching(
+        max_queue_delay_microseconds=max_delay_us,
+        default_queue_policy=schema.ModelQueuePolicy(
+            timeout_action=schema.ModelQueuePolicy.REJECT,
+            default_timeout_microseconds=QUEUE_TIMEOUT_US,
+            max_queue_size=MAX_QUEUE_SIZE,
+        ),
+    )
+
+
+TensorKind = type[schema.ModelInput] | type[schema.ModelOutput]
+
+
+def frames_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
+    """Return an input or output of uint8 ``(H, W, 3)`` a frame."""
     return kind(name=name, data_type=schema.TYPE_UINT8, dims=[-1, -1, CHANNELS])
 
 
-def _warmup(spec: ModelSpec) -> schema.ModelWarmup:
-    """One frame of the model's own size, so that ready means fast."""
-    frame = schema.ModelWarmup.Input(
-        data_type=schema.TYPE_UINT8,
-        dims=[spec.input_height_px, spec.input_width_px, CHANNELS],
-        random_data=True,
-    )
-    return schema.ModelWarmup(name="one_frame", batch_size=1, inputs={INPUT_NAME: frame})
+def pictures_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
+    """Return an input or output of one encoded picture, or of its sidecar."""
+    return kind(name=name, data_type=schema.TYPE_STRING, dims=[1])

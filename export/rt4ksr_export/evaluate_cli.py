@@ -19,7 +19,7 @@ from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import CheckpointError, PictureError
 from rt4ksr_client.files import atomic_write
-from rt4ksr_export.checkpoint import load_network
+from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.evaluate import (
     FRAMES,
     PHOTOGRAPHS,
@@ -31,11 +31,10 @@ from rt4ksr_export.evaluate import (
     plot_gains,
     summary_table,
 )
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.fusion import fuse
 from rt4ksr_export.training.degradations import Pixels
 from rt4ksr_export.training.pictures import find_pictures, load_pictures
 from rt4ksr_export.training.validation import upscale_pixels
-from rt4ksr_export.weights import weights_file
 
 BASELINE = "bicubic"
 SMALLEST_PX = 48
@@ -133,7 +132,7 @@ def _unused(given: str, methods: dict[str, Method]) -> str:
 
 
 def _in_torch(given: str, scale: int) -> Method:
-    network = load_network(weights_file(given))
+    network = load_network(resolve_weights(given))
     if network.architecture.scale != scale:
         raise CheckpointError(
             f"{given}: these weights are for x{network.architecture.scale}, not x{scale}"

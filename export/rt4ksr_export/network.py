@@ -1,7 +1,7 @@
 """RT4KSR in its two forms: :class:`RT4KSR`, which is trained, and :class:`FusedRT4KSR`.
 
 Zamfir, Conde, Timofte, "Towards Real-Time 4K Image Super-Resolution", CVPRW 2023. Both forms are
-the same function; :func:`rt4ksr_export.fuse.fuse` turns the first into the second. Parameter
+the same function; :func:`rt4ksr_export.fusion.fuse` turns the first into the second. Parameter
 names of :class:`RT4KSR` are those of the authors' checkpoints.
 
 Both take a 4D tensor of shape ``(N, 3, H, W)``, RGB in [0, 1], H and W even, and return

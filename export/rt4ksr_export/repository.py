@@ -1,13 +1,17 @@
-"""Publishes a verified model into a Triton model repository, whole or not at all."""
+"""Exports a network: builds a model, verifies it and publishes what was verified, all or nothing.
+
+The data flows one way: weights, network, fused network, graphs, verification, repository.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 
@@ -21,57 +25,91 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import ExportError
 from rt4ksr_export.checkpoint import weights_sha256
-from rt4ksr_export.config import HALF_GRAPH_NAME, PLAN_NAME, config_texts
-from rt4ksr_export.endpoint import endpoint_files, stage_files
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.config import (
+    CONFIG_NAME,
+    GRAPHS,
+    PLANS,
+    VERSION,
+    config_text,
+    endpoint_config,
+    model_configs,
+    stage_configs,
+)
+from rt4ksr_export.fusion import fuse
 from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import RT4KSR
-from rt4ksr_export.plans.identity import read_identity, sha256
-from rt4ksr_export.verify import Agreement, verify
-from rt4ksr_export.verify_half import HalfAgreement, verify_half
+from rt4ksr_export.plans import read_identity, sha256
+from rt4ksr_export.verification import Agreement, HalfAgreement, verify, verify_half
 
 __all__ = [
-    "GRAPHS",
-    "PLANS",
-    "VERSION",
-    "Agreements",
+    "BuiltModel",
+    "Export",
+    "build_model",
+    "current_plans",
+    "endpoint_files",
     "export_model",
-    "model_files",
-    "model_parameters",
+    "publish",
+    "stage_files",
 ]
 
-CONFIG_NAME = "config.pbtxt"
-VERSION = "1"
+_STAGE_PROGRAM = '''"""The image endpoint's {stage} stage; its code is in rt4ksr-triton."""
 
-GRAPHS: Mapping[Precision, str] = {
-    Precision.FP32: "model.onnx",
-    Precision.FP16: HALF_GRAPH_NAME,
-}
-"""Files of a version folder; the first is the one Triton's ONNX Runtime backend looks for."""
+try:
+    from rt4ksr_server.stages.{stage} import TritonPythonModel
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"the image endpoint needs {{missing.name}}: install rt4ksr-triton with pip for the "
+        "python3 that tritonserver runs, or load other models only "
+        "(--model-control-mode=explicit --load-model=rt4ksr_x2)"
+    ) from missing
+
+__all__ = ["TritonPythonModel"]
+'''
+
+_log = logging.getLogger(__name__)
+
+Files = Mapping[str, bytes]
+"""Contents by path in a model's folder."""
 
 
-PLANS: Mapping[str, str] = {"tensorrt": PLAN_NAME, "rtx": "model.rtx"}
-"""Files of a version folder that are compiled from one of :data:`GRAPHS`, by target."""
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model made from one network: the same weights give the same bytes."""
+
+    spec: ModelSpec
+    graphs: Mapping[Precision, onnx.ModelProto]
+    parameters: Mapping[str, str]
+    """For clients; see the contract."""
+
+    def files(self) -> dict[str, bytes]:
+        """Return the model's folder."""
+        graphs = {
+            GRAPHS[precision]: graph.SerializeToString(deterministic=True)
+            for precision, graph in self.graphs.items()
+        }
+        hashes = {Parameter.FILE_SHA256 + name: sha256(graph) for name, graph in graphs.items()}
+        configs = model_configs(self.spec, {**self.parameters, **hashes})
+        files = {f"{VERSION}/{name}": graph for name, graph in graphs.items()}
+        return files | {path: config_text(config).encode() for path, config in configs.items()}
 
 
-class Agreements(NamedTuple):
+@dataclass(frozen=True)
+class Export:
     """How far the published graphs are from the network, and from each other.
 
-    ``dropped`` names the plans that were built from another graph and are not there any more.
+    ``dropped_plans`` are the names of plans that were built from another graph and are now gone.
     """
 
     full: Agreement
     half: HalfAgreement
-    dropped: tuple[str, ...] = ()
+    dropped_plans: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line with the figures."""
         return f"{self.full}; {self.half}"
 
 
-def export_model(
-    network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]
-) -> Agreements:
+def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]) -> Export:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
     Its image endpoint is written beside it, with the stages that all endpoints share. An older
@@ -82,102 +120,121 @@ def export_model(
         VerificationError: the graph does not compute what the network computes.
 
     """
+    repository = Path(repository)
+    model = build_model(network, spec)
+    _log.info("%s: verifying", spec.name)
+    full, half = model.graphs[Precision.FP32], model.graphs[Precision.FP16]
+    agreement, half_agreement = verify(full, network), verify_half(half, full)
+    files = model.files()
+    graphs = [files[f"{VERSION}/{name}"] for name in GRAPHS.values()]
+    plans, dropped = current_plans(repository / spec.name, graphs)
+    publish(files | plans, repository, spec.name)
+    for stage, content in stage_files().items():
+        publish(content, repository, stage)
+    publish(endpoint_files(spec.name, model.parameters), repository, image_endpoint(spec.name))
+    return Export(agreement, half_agreement, dropped)
+
+
+def build_model(network: RT4KSR, spec: ModelSpec) -> BuiltModel:
+    """Fuse ``network`` and build its graphs.
+
+    Raises:
+        ExportError: the network has another scale.
+
+    """
     scale = network.architecture.scale
     if scale != spec.scale:
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
-    graphs = _graphs(network)
-    full, half = graphs[Precision.FP32], graphs[Precision.FP16]
-    raw = build_graph(fuse(network), quantized=False)
-    agreements = Agreements(verify(full, raw, network), verify_half(half, full))
-    files = model_files(network, spec)
-    plans, dropped = _plans(Path(repository) / spec.name / VERSION, files)
-    _publish(files | plans, Path(repository), spec.name)
-    for stage, content in stage_files().items():
-        _publish(content, Path(repository), stage)
-    endpoint = endpoint_files(spec.name, model_parameters(network))
-    _publish(endpoint, Path(repository), image_endpoint(spec.name))
-    return agreements._replace(dropped=dropped)
-
-
-def model_files(network: RT4KSR, spec: ModelSpec) -> dict[str, bytes]:
-    """Return what is in the model's folder, by path; the same weights give the same bytes."""
-    graphs = {GRAPHS[p]: _content(graph) for p, graph in _graphs(network).items()}
-    hashes = {Parameter.FILE_SHA256 + name: sha256(content) for name, content in graphs.items()}
-    configs = config_texts(spec, model_parameters(network) | hashes)
-    files = {f"{VERSION}/{name}": content for name, content in graphs.items()}
-    return files | {place: text.encode() for place, text in configs.items()}
-
-
-def _graphs(network: RT4KSR) -> dict[Precision, onnx.ModelProto]:
-    fused, parameters = fuse(network), model_parameters(network)
-    return {p: build_graph(fused, parameters, precision=p) for p in GRAPHS}
-
-
-def model_parameters(network: RT4KSR) -> dict[str, str]:
-    """What a client may ask the server about the model; see the contract."""
-    return {
-        Parameter.SCALE: str(network.architecture.scale),
+    # What the graphs compute, and nothing that changes with a release: a plan is built from them.
+    origin = {
+        Parameter.SCALE: str(scale),
         Parameter.SIZE_MULTIPLE: str(SIZE_MULTIPLE_PX),
         Parameter.HALO: str(network.architecture.halo_px),
-        Parameter.MAX_INPUT_PX: str(MAX_INPUT_PX),
         Parameter.WEIGHTS_SHA256: weights_sha256(network),
+    }
+    serving = {
+        Parameter.MAX_INPUT_PX: str(MAX_INPUT_PX),
         Parameter.PROJECT_VERSION: rt4ksr_client.__version__,
     }
+    _log.info("%s: fusing the network and building its graphs", spec.name)
+    fused = fuse(network)
+    graphs = {precision: build_graph(fused, origin, precision=precision) for precision in GRAPHS}
+    return BuiltModel(spec, graphs, origin | serving)
 
 
-def _content(graph: onnx.ModelProto) -> bytes:
-    content: bytes = graph.SerializeToString(deterministic=True)
-    return content
+def endpoint_files(model: str, parameters: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the folder of the image endpoint of ``model``, which has these ``parameters``."""
+    config = endpoint_config(model, parameters)
+    # Triton needs a folder of the version, and git keeps no empty one.
+    return {CONFIG_NAME: config_text(config).encode(), f"{VERSION}/.gitkeep": b""}
 
 
-def _plans(folder: Path, graphs: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Return the files of the plans that were built from ``graphs``, and names of other plans."""
-    kept: dict[str, bytes] = {}
-    dropped = []
-    known = {sha256(content) for content in graphs.values()}
+def stage_files() -> dict[str, dict[str, bytes]]:
+    """Return the folders of the image endpoint's stages, by name.
+
+    The stages are Python models whose code is :mod:`rt4ksr_server.stages`; the repository has their
+    configurations and a program that imports it.
+    """
+    folders = {}
+    for name, configs in stage_configs().items():
+        program = _STAGE_PROGRAM.format(stage=name.rpartition("_")[2]).encode()
+        texts = {path: config_text(config).encode() for path, config in configs.items()}
+        folders[name] = {f"{VERSION}/model.py": program, **texts}
+    return folders
+
+
+def current_plans(
+    model_folder: Path, graphs: Iterable[bytes]
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Return the files of the plans built from ``graphs``, and the names of outdated plans."""
+    folder = model_folder / VERSION
+    known = {sha256(graph) for graph in graphs}
+    files: dict[str, bytes] = {}
+    outdated = []
     for plan in (folder / name for name in PLANS.values()):
         if not plan.is_file():
             continue
         identity = read_identity(plan)
         if identity is None or identity.onnx_sha256 not in known:
-            dropped.append(plan.name)
+            outdated.append(plan.name)
             continue
         for path in sorted(folder.glob(f"{plan.name}*")):
-            kept[f"{VERSION}/{path.name}"] = path.read_bytes()
-    return kept, tuple(dropped)
+            files[f"{VERSION}/{path.name}"] = path.read_bytes()
+    return files, tuple(outdated)
 
 
-def _publish(files: Mapping[str, bytes], repository: Path, name: str) -> None:
+def publish(files: Files, repository: Path, name: str) -> None:
+    """Write ``files`` into ``repository/name``, which is replaced as a whole or not at all.
+
+    Raises:
+        ExportError: it cannot be written, or what is there is not a model folder.
+
+    """
     target = repository / name
     if target.exists() and not (target / CONFIG_NAME).is_file():
         raise ExportError(
-            f"{target} exists and is no model folder (it has no {CONFIG_NAME}): not replaced"
+            f"{target} exists and is not a model folder (it has no {CONFIG_NAME}): not replaced"
         )
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=repository, prefix=f".{name}."))
+        temporary = Path(tempfile.mkdtemp(dir=repository, prefix=f".{name}."))
     except OSError as exc:
         raise ExportError(f"{repository}: cannot be written: {exc}") from exc
+    fresh, old = temporary / "new", temporary / "old"
     try:
-        fresh = beside / "new"
-        for place, content in files.items():
-            (fresh / place).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / place).write_bytes(content)
-        _swap(fresh, target, beside / "old")
+        for path, content in files.items():
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / path).write_bytes(content)
+        replaces = target.exists()
+        if replaces:
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if replaces:
+                old.rename(target)
+            raise
     except OSError as exc:
         raise ExportError(f"{target}: cannot be written: {exc}") from exc
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Put ``fresh`` in the place of ``target``; put the old one back if that fails."""
-    had_one = target.exists()
-    if had_one:
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        if had_one:
-            old.rename(target)
-        raise
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import __version__, contract
 from rt4ksr_client.contract import ModelSpec, Parameter
-from rt4ksr_export.endpoint import endpoint_files, stage_files
+from rt4ksr_export.repository import endpoint_files, stage_files
 from rt4ksr_server import TritonServer
 
 # The reshapes before `even` copy nothing; they fail where a side is odd.

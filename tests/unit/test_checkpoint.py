@@ -126,7 +126,7 @@ def _with_odd_upsampler(state: State) -> object:
     [
         (_without, r"missing body\.0\.conv1\.fea_conv\.bias"),
         (_with_unknown, r"unknown attention\.weight"),
-        (_with_nan, r"upsample\.0\.bias holds NaN"),
+        (_with_nan, r"upsample\.0\.bias has NaN"),
         (_with_wrong_shape, r"reduce_conv\.weight has shape \(8, 5, 1, 1\)"),
         (_with_odd_upsampler, "50 channels"),
         (lambda state: {"conv.weight": torch.zeros(3)}, "training form"),

@@ -4,11 +4,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
-from rt4ksr_export.config import config_texts
-from rt4ksr_export.plans.profile import MAX_BATCH_SIZE, Profile
+from rt4ksr_client.contract import INPUT_NAME, MODELS, OUTPUT_NAME, ModelSpec
+from rt4ksr_export.config import config_text, model_config, model_configs
+from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Profile
 
-PLACES = ("config.pbtxt", "configs/gpu.pbtxt", "configs/tensorrt.pbtxt")
+PATHS = ("config.pbtxt", "configs/gpu.pbtxt", "configs/tensorrt.pbtxt")
 
 ACCELERATOR_KEYS = {
     # What the ONNX Runtime backend of Triton reads; any other key fails the load.
@@ -31,14 +31,37 @@ def spec(request: pytest.FixtureRequest) -> ModelSpec:
 
 @pytest.fixture
 def configs(spec: ModelSpec) -> dict[str, schema.ModelConfig]:
-    texts = config_texts(spec, {"scale": str(spec.scale), "halo_px": "16"})
-    return {place: text_format.Parse(text, schema.ModelConfig()) for place, text in texts.items()}
+    """As Triton reads them."""
+    made = model_configs(spec, {"scale": str(spec.scale), "halo_px": "16"})
+    return {
+        path: text_format.Parse(config_text(config), schema.ModelConfig())
+        for path, config in made.items()
+    }
 
 
-def test_the_three_configurations_differ_in_nothing_a_client_sees(
+def test_the_config_parses_back_to_what_the_contract_says(spec: ModelSpec) -> None:
+    config = text_format.Parse(
+        config_text(model_config(spec, {"scale": str(spec.scale)})), schema.ModelConfig()
+    )
+
+    assert config.backend == "onnxruntime"
+    assert config.name == spec.name
+    assert [(t.name, list(t.dims)) for t in config.input] == [(INPUT_NAME, [-1, -1, 3])]
+    assert [(t.name, list(t.dims)) for t in config.output] == [(OUTPUT_NAME, [-1, -1, 3])]
+    assert config.parameters["scale"].string_value == str(spec.scale)
+    assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 1000
+    assert list(config.model_warmup[0].inputs[INPUT_NAME].dims) == [
+        spec.input_height_px,
+        spec.input_width_px,
+        3,
+    ]
+    assert [group.count for group in config.instance_group] == [1]
+
+
+def test_the_three_configurations_are_the_same_for_clients(
     configs: dict[str, schema.ModelConfig],
 ) -> None:
-    assert tuple(configs) == PLACES
+    assert tuple(configs) == PATHS
     seen = []
     for config in configs.values():
         for field in ("backend", "default_model_filename", "instance_group", "optimization"):
@@ -62,7 +85,7 @@ def test_the_gpu_configuration_has_tensorrt_compile_the_graph_as_it_is_typed(
     assert best == f"{INPUT_NAME}:1x{height}x{width}x3"
 
 
-def test_the_tensorrt_configuration_records_one_shape_that_its_plan_is_best_at(
+def test_the_tensorrt_configuration_records_the_shape_that_its_plan_is_best_for(
     configs: dict[str, schema.ModelConfig], spec: ModelSpec
 ) -> None:
     config = configs["configs/tensorrt.pbtxt"]

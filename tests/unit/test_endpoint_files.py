@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig as Config
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rt4ksr_client.contract import (
     DECODE_STAGE,
@@ -16,16 +15,9 @@ from rt4ksr_client.contract import (
     UPSCALED_PICTURE_NAME,
     image_endpoint,
 )
-from rt4ksr_export.checkpoint import load_network
-from rt4ksr_export.config import config_text
-from rt4ksr_export.endpoint import endpoint_files, stage_files
-from rt4ksr_export.repository import model_parameters
-from rt4ksr_export.weights import packaged_weights
-
-
-def parsed(text: bytes | str) -> Config:
-    config: Config = text_format.Parse(text, Config())
-    return config
+from rt4ksr_export.checkpoint import load_network, packaged_weights
+from rt4ksr_export.config import endpoint_config, model_config, stage_configs
+from rt4ksr_export.repository import build_model, endpoint_files, stage_files
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -37,8 +29,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def stages() -> dict[str, Config]:
-    return {name: parsed(files["config.pbtxt"]) for name, files in stage_files().items()}
+def stages() -> dict[str, ModelConfig]:
+    return {name: configs["config.pbtxt"] for name, configs in stage_configs().items()}
 
 
 def test_the_stages_in_git_are_what_the_exporter_makes(root: Path) -> None:
@@ -48,23 +40,20 @@ def test_the_stages_in_git_are_what_the_exporter_makes(root: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_endpoints_in_git_are_what_the_exporter_makes(name: str, root: Path) -> None:
-    parameters = model_parameters(load_network(packaged_weights(name)))
+    model = build_model(load_network(packaged_weights(name)), MODELS[name])
 
-    files = endpoint_files(name, parameters)
+    files = endpoint_files(name, model.parameters)
 
     assert content(root / "model_repository" / image_endpoint(name)) == files
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_tensor_of_an_ensemble_has_one_type_at_both_ends(
-    name: str, stages: dict[str, Config]
+    name: str, stages: dict[str, ModelConfig]
 ) -> None:
-    ensemble = parsed(
-        endpoint_files(name, {"scale": "2", "weights_sha256": "", "project_version": "1"})[
-            "config.pbtxt"
-        ]
-    )
-    models = stages | {name: parsed(config_text(MODELS[name], {}))}
+    parameters = {"scale": "2", "weights_sha256": "", "project_version": "1"}
+    ensemble = endpoint_config(name, parameters)
+    models = stages | {name: model_config(MODELS[name], {})}
     made = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
         model = models[step.model_name]
@@ -81,17 +70,13 @@ def test_every_tensor_of_an_ensemble_has_one_type_at_both_ends(
 
 
 def test_each_stage_has_instances_of_its_own_and_more_where_a_gpu_leaves_the_cores_free() -> None:
-    for name, files in stage_files().items():
-        counts = {
-            place: parsed(text).instance_group[0].count
-            for place, text in files.items()
-            if place.endswith(".pbtxt")
-        }
+    for name, configs in stage_configs().items():
+        counts = {path: config.instance_group[0].count for path, config in configs.items()}
         assert counts["config.pbtxt"] < counts["configs/gpu.pbtxt"], name
         assert counts["configs/gpu.pbtxt"] == counts["configs/tensorrt.pbtxt"]
 
 
-def test_limits_and_defaults_are_parameters(stages: dict[str, Config]) -> None:
+def test_limits_and_defaults_are_parameters(stages: dict[str, ModelConfig]) -> None:
     limits = {k: v.string_value for k, v in stages[DECODE_STAGE].parameters.items()}
     defaults = {k: v.string_value for k, v in stages[ENCODE_STAGE].parameters.items()}
 
@@ -100,7 +85,7 @@ def test_limits_and_defaults_are_parameters(stages: dict[str, Config]) -> None:
     assert (defaults["default_quality_jpeg"], defaults["default_quality_webp"]) == ("95", "90")
 
 
-def test_every_queue_of_a_stage_is_bounded(stages: dict[str, Config]) -> None:
+def test_every_queue_of_a_stage_is_bounded(stages: dict[str, ModelConfig]) -> None:
     for config in stages.values():
         policy = config.dynamic_batching.default_queue_policy
         assert policy.max_queue_size > 0

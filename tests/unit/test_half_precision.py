@@ -12,18 +12,26 @@ from PIL import Image
 
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import VerificationError
-from rt4ksr_export.checkpoint import load_network
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.checkpoint import load_network, packaged_weights
+from rt4ksr_export.fusion import REMAINDER, fuse, recentre
 from rt4ksr_export.graph import Precision, build_graph
 from rt4ksr_export.network import NORM_EPS, RT4KSR, Architecture, FusedRT4KSR
-from rt4ksr_export.recentre import REMAINDER, recentred
-from rt4ksr_export.verify_half import HalfTolerance, _exposed, _session, verify_half
-from rt4ksr_export.weights import packaged_weights
+from rt4ksr_export.verification import (
+    HalfTolerance,
+    expose_half_values,
+    open_session,
+    verify_half,
+)
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["x2", "x3"])
 def fused(request: pytest.FixtureRequest) -> FusedRT4KSR:
     return fuse(load_network(packaged_weights(DEFAULT_MODELS[request.param].name)))
+
+
+@pytest.fixture(scope="module")
+def full(fused: FusedRT4KSR) -> onnx.ModelProto:
+    return build_graph(fused)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,7 @@ def picture(photograph: Path, height: int, width: int) -> torch.Tensor:
 def test_recentring_changes_the_numbers_and_not_the_result_borders_included(
     fused: FusedRT4KSR, photograph: Path
 ) -> None:
-    other = recentred(fused)
+    other = recentre(fused)
     x = picture(photograph, 48, 64)
     with torch.inference_mode():
         difference = fused.double()(x.double()) - other.double()(x.double())
@@ -54,7 +62,7 @@ def test_recentring_takes_the_constants_out_of_what_the_convolutions_read(
     fused: FusedRT4KSR, photograph: Path
 ) -> None:
     seen: list[torch.Tensor] = []
-    other = recentred(fused)
+    other = recentre(fused)
     for network in (fused, other):
         norm = network.tail.norm
         hook = norm.register_forward_hook(lambda _, __, out: seen.append(out.mean((0, 2, 3))))
@@ -72,7 +80,7 @@ def test_a_norm_with_a_zero_weight_is_left_alone() -> None:
     network = fuse(RT4KSR(Architecture(2, features=8, blocks=2)))
     with torch.no_grad():
         network.get_parameter("body.1.norm.weight")[3] = 0.0
-    other = recentred(network)
+    other = recentre(network)
 
     name = "body.1.conv.weight"
     assert torch.equal(other.get_parameter(name), network.get_parameter(name))
@@ -109,19 +117,18 @@ def test_no_weight_is_lost_to_the_range_of_half_precision(half: onnx.ModelProto)
 
 
 def test_half_precision_shows_what_full_precision_shows(
-    half: onnx.ModelProto, fused: FusedRT4KSR
+    half: onnx.ModelProto, full: onnx.ModelProto
 ) -> None:
-    agreement = verify_half(half, build_graph(fused))
+    agreement = verify_half(half, full)
 
     assert agreement.psnr_db >= 56
     assert agreement.levels <= 2
 
 
 def test_without_recentring_half_precision_would_be_refused(
-    fused: FusedRT4KSR, monkeypatch: pytest.MonkeyPatch
+    fused: FusedRT4KSR, full: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = build_graph(fused)
-    monkeypatch.setattr("rt4ksr_export.graph.recentred", lambda network: network)
+    monkeypatch.setattr("rt4ksr_export.graph.recentre", lambda network: network)
     monkeypatch.setattr("rt4ksr_export.graph.REMAINDER", 0.0)
     half = build_graph(fused, precision=Precision.FP16)
 
@@ -129,21 +136,26 @@ def test_without_recentring_half_precision_would_be_refused(
         verify_half(half, full)
 
 
-def test_an_overflow_inside_is_refused_even_if_the_picture_is_right(fused: FusedRT4KSR) -> None:
-    half = build_graph(fused, precision=Precision.FP16)
-    bias = next(w for w in half.graph.initializer if w.name == "body.0.conv.bias")
+def test_an_overflow_inside_is_refused_even_if_the_picture_is_right(
+    half: onnx.ModelProto, full: onnx.ModelProto
+) -> None:
+    overflowing = onnx.ModelProto()
+    overflowing.CopyFrom(half)
+    bias = next(w for w in overflowing.graph.initializer if w.name == "body.0.conv.bias")
     values = numpy_helper.to_array(bias).copy()
     values[2] = np.inf
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
 
     with pytest.raises(VerificationError, match="NaN or infinite"):
-        verify_half(half, build_graph(fused), HalfTolerance(psnr_db=0, levels=255))
+        verify_half(overflowing, full, HalfTolerance(psnr_db=0, levels=255))
 
 
 def test_the_verification_really_rounds_what_a_convolution_writes(half: onnx.ModelProto) -> None:
     """ONNX Runtime on a CPU leaves that out where it can: the first norm must have seen it."""
     frame = np.random.default_rng(7).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
-    _, written, normed, *_ = _session(_exposed(half)).run(None, {"image": frame})
+    _, written, normed, *_ = open_session(expose_half_values(half), optimized=False).run(
+        None, {"image": frame}
+    )
     values = {w.name: numpy_helper.to_array(w) for w in half.graph.initializer}
     read = torch.from_numpy(written.astype(np.float32) + values["head.rest"]).permute(0, 2, 3, 1)
     scale, shift = (torch.tensor(values[f"body.0.norm.{k}"]) for k in ("weight", "bias"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rt4ksr_export.checkpoint import load_network
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import RT4KSR, Architecture, parameter_count
 
 ARCHITECTURES = [

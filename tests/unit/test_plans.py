@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,15 +14,20 @@ from onnx import helper
 
 from rt4ksr_client.contract import MODELS, ModelSpec
 from rt4ksr_client.errors import ExportError, MissingExtraError
+from rt4ksr_export.config import GRAPHS, PLANS
 from rt4ksr_export.graph import Precision
 from rt4ksr_export.network import RT4KSR, Architecture
-from rt4ksr_export.plans import compiler as compilers
-from rt4ksr_export.plans.build import build_plan, trtexec_command
-from rt4ksr_export.plans.compare import compare_plan
-from rt4ksr_export.plans.compiler import Compiler, Target
-from rt4ksr_export.plans.identity import Gpu, PlanIdentity, find_gpu, read_identity
-from rt4ksr_export.plans.profile import Profile
-from rt4ksr_export.repository import GRAPHS, PLANS, export_model
+from rt4ksr_export.plans import (
+    Gpu,
+    PlanIdentity,
+    build_plan,
+    compare_plan,
+    find_gpu,
+    read_identity,
+    trtexec_command,
+)
+from rt4ksr_export.repository import export_model
+from rt4ksr_export.tensorrt import Compiler, Profile, Target
 
 X2 = MODELS["rt4ksr_x2"]
 
@@ -38,7 +44,7 @@ def repository(root: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", Precision, ids=lambda precision: precision.value)
-@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("spec", MODELS.values(), ids=list(MODELS))
 def test_every_exported_graph_compiles_strongly_typed_and_open_in_size(
     spec: ModelSpec, precision: Precision, rtx: Compiler, root: Path
 ) -> None:
@@ -98,7 +104,7 @@ def test_a_plan_that_nobody_knows_is_not_replaced(beside: str | None, repository
     if beside is not None:
         plan.with_name("model.rtx.json").write_text(beside)
 
-    with pytest.raises(ExportError, match="nothing says what it was built from"):
+    with pytest.raises(ExportError, match="its origin is unknown"):
         build_plan(X2, repository, Target.RTX)
     assert plan.read_bytes() == b"of a friend"
 
@@ -115,13 +121,13 @@ def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_d
     network, repository = RT4KSR(Architecture(2, features=8, blocks=1)).eval(), tmp_path
     export_model(network, X2, repository)
     built = build_plan(X2, repository, Target.RTX)
-    stray = built.path.with_name(PLANS["tensorrt"])
+    stray = built.path.with_name(PLANS[Target.TENSORRT])
     stray.write_bytes(b"built with trtexec")
     (built.path.with_name("model.plan.json")).write_text(
         dataclasses.replace(built.identity, onnx_sha256="0" * 64).text()
     )
 
-    assert export_model(network, X2, repository).dropped == ("model.plan",)
+    assert export_model(network, X2, repository).dropped_plans == ("model.plan",)
     assert read_identity(built.path) == built.identity
     assert not build_plan(X2, repository, Target.RTX).built
     assert sorted(p.name for p in built.path.parent.glob("model.plan*")) == []
@@ -130,7 +136,7 @@ def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_d
 def test_tensorrt_without_its_library_says_what_to_install(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(compilers._MODULES, Target.TENSORRT, ("tensorrt_that_is_not_there",))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # its import fails
 
     with pytest.raises(MissingExtraError, match=r"rt4ksr-triton\[export,tensorrt\]"):
         build_plan(X2, repository, Target.TENSORRT)
@@ -192,4 +198,4 @@ def test_without_a_gpu_the_comparison_says_that_it_did_not_happen(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert compare_plan(rtx, b"", b"", Profile.of(X2)) is None
-    assert "not run, for want of a GPU" in str(build_plan(X2, repository, Target.RTX))
+    assert "not run: no GPU" in str(build_plan(X2, repository, Target.RTX))

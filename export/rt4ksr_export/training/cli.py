@@ -18,7 +18,7 @@ from rich.progress import (
 
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import CheckpointError
-from rt4ksr_export.checkpoint import load_network, save_network
+from rt4ksr_export.checkpoint import load_network, resolve_weights, save_network
 from rt4ksr_export.network import RT4KSR, Architecture
 from rt4ksr_export.training.degradations import PRESETS
 from rt4ksr_export.training.initialization import initial_network
@@ -33,7 +33,6 @@ from rt4ksr_export.training.pictures import (
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.validation import Validation
-from rt4ksr_export.weights import weights_file
 
 VALIDATION_PICTURES = 8
 SHOWN_EVERY_S = 30.0
@@ -145,7 +144,7 @@ def _recipe(
 def _network(recipe: Recipe, init: str | None) -> RT4KSR:
     if init is None:
         return initial_network(Architecture(recipe.scale), recipe.seed)
-    network = load_network(weights_file(init))
+    network = load_network(resolve_weights(init))
     if network.architecture.scale != recipe.scale:
         raise CheckpointError(
             f"{init}: these weights are for x{network.architecture.scale}, not x{recipe.scale}"

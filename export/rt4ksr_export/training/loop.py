@@ -1,6 +1,6 @@
 """The training loop: expanded parameters, run in the fused form.
 
-Each step fuses the expanded parameters (differentiably, see :mod:`rt4ksr_export.fuse`) and runs
+Each step fuses the expanded parameters (differentiably, see :mod:`rt4ksr_export.fusion`) and runs
 the seven fused convolutions: the gradients are those of the expanded form, at a third of its cost.
 """
 
@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import save_network
-from rt4ksr_export.fuse import fuse_parameters
+from rt4ksr_export.fusion import fuse_parameters
 from rt4ksr_export.network import RT4KSR, FusedRT4KSR
 from rt4ksr_export.training.pictures import PairSource
 from rt4ksr_export.training.recipe import Recipe

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rt4ksr_client.cli.before_after import before_after
-from rt4ksr_export.fuse import fuse
+from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import RT4KSR
 from rt4ksr_export.scores import psnr_db
 from rt4ksr_export.training.degradations import Degradation, Pixels

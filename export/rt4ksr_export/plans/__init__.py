@@ -1,1 +1,0 @@
-"""TensorRT plans out of the exported ONNX graphs: profiles, building, identity, comparison."""
