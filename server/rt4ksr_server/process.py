@@ -6,11 +6,12 @@ import collections
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ class SupervisedProcess:
         installation: Installation,
         arguments: list[str],
         *,
+        ports: Mapping[str, int],
         region_prefix: str,
         exit_timeout_s: float,
         log: Callable[[str], None] | None,
@@ -48,8 +50,11 @@ class SupervisedProcess:
                 command=[str(installation.binary), *further, *arguments],
                 parent_pid=os.getpid(),
                 drain_timeout_s=exit_timeout_s + _GRACE_S,
+                ports=ports,
                 region_prefix=region_prefix,
                 scratch_directory=scratch,
+                may_skip_unloading=installation.wheel is not None
+                and not any(argument.startswith("--trace") for argument in arguments),
             )
             self._supervisor = _start_supervisor(spec, environment)
         except BaseException:
@@ -111,6 +116,8 @@ class SupervisedProcess:
             for raw in stream:
                 line = raw.decode(errors="replace").rstrip()
                 self._tail.append(line)
+                if supervisor.NO_REQUEST_IN_FLIGHT in line:
+                    self._supervisor.send_signal(signal.SIGUSR1)
                 # Reading must go on whatever becomes of the sink (a closed pipe, mostly): were
                 # our pipe full, tritonserver would halt.
                 with contextlib.suppress(Exception):

@@ -170,6 +170,7 @@ class TritonServer:
         self._process = SupervisedProcess(
             find_installation(self._binary),
             options.arguments(name, f"{name}-", self._ports),
+            ports=self._ports,
             region_prefix=f"{name}-",
             exit_timeout_s=options.exit_timeout_s,
             log=self._log,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -15,12 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from rt4ksr_client import Upscaler
+from rt4ksr_client.connection import TransportName
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError, ServerStartError
 from rt4ksr_server import TritonServer
 from rt4ksr_server.readiness import is_ready
+from rt4ksr_server.supervisor import DISPOSABLE_STUB
 from support.nearest_models import infer, nearest
 from support.processes import (
     becomes_true,
@@ -31,6 +36,7 @@ from support.processes import (
     stub_pids,
 )
 from support.servers import RepositoryFactory, ServerFactory
+from support.slow_link import SlowLink
 
 pytestmark = pytest.mark.server
 
@@ -104,16 +110,96 @@ def test_killing_its_supervisor_kills_it_and_its_stubs(
         region.unlink()
 
 
-def test_stopping_lets_a_request_in_flight_finish(nearest_repository: RepositoryFactory) -> None:
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_stopping_lets_a_request_in_flight_finish(
+    nearest_repository: RepositoryFactory, transport: TransportName
+) -> None:
     def wait_in_the_queue(config: model_config_pb2.ModelConfig) -> None:
         config.dynamic_batching.max_queue_delay_microseconds = 1_500_000
 
     server = TritonServer(nearest_repository([X2], edit=wait_in_the_queue))
-    with ThreadPoolExecutor(1) as pool, server:
-        answer = pool.submit(infer, server, X2.name, IMAGE)
+    with ThreadPoolExecutor(1) as pool, server, connected(server, transport) as upscaler:
+        answer = pool.submit(upscaler.upscale, IMAGE[0])
         assert becomes_true(lambda: _pending_requests(server) == 1)
         server.stop()
-        assert np.array_equal(answer.result(timeout=5), nearest(IMAGE, 2))
+        assert np.array_equal(answer.result(timeout=5), nearest(IMAGE, 2)[0])
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_stopping_waits_for_a_client_that_is_slow_to_receive(
+    nearest_repository: RepositoryFactory, transport: TransportName
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        TritonServer(nearest_repository([X2])) as server,
+        SlowLink(address_of(server, transport), bytes_per_s=8e6) as link,
+        connected(server, transport, through=link.address) as upscaler,
+    ):
+        assert upscaler.served_model.scale == 2
+        answer = pool.submit(upscaler.upscale, image)
+        assert becomes_true(lambda: link.passed_bytes > 1e6)  # the answer, of 24.9 MB
+        server.stop()
+        assert np.array_equal(answer.result(timeout=1), nearest(image[None], 2)[0])
+
+
+@pytest.mark.parametrize("transport", [None, "grpc", "http", "shm"])
+def test_stopping_takes_less_than_a_second_when_no_request_is_in_flight(
+    nearest_repository: RepositoryFactory, transport: TransportName | None
+) -> None:
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    durations_s: list[float] = []
+    while not durations_s or (durations_s[-1] > 1 and len(durations_s) < 3):  # a busy machine
+        with TritonServer(nearest_repository([X2])) as server, contextlib.ExitStack() as stack:
+            pid, name = server.pid, server_name(server.http_url)
+            if transport is not None:  # its connection stays open
+                stack.enter_context(connected(server, transport)).upscale(image)
+            start_s = time.monotonic()
+            server.stop()
+            durations_s.append(time.monotonic() - start_s)
+        assert group_is_gone(pid)
+        assert not regions(name)
+    assert durations_s[-1] < 1
+
+
+def test_stopping_finalizes_models_that_have_something_to_finalize(tmp_path: Path) -> None:
+    finalized = tmp_path / "finalized"
+    model = tmp_path / "repository" / "python_model" / "1" / "model.py"
+    model.parent.mkdir(parents=True)
+    model.write_text(
+        "from pathlib import Path\n"
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests): return []\n"
+        f"    def finalize(self): Path({str(finalized)!r}).touch()\n"
+    )
+    config = model_config_pb2.ModelConfig(name="python_model", backend="python", max_batch_size=1)
+    config.input.add(name="in", data_type=model_config_pb2.TYPE_UINT8, dims=[1])
+    config.output.add(name="out", data_type=model_config_pb2.TYPE_UINT8, dims=[1])
+    (model.parents[1] / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+    with TritonServer(tmp_path / "repository"):
+        assert not finalized.exists()
+
+    assert finalized.exists()
+
+
+def test_models_of_this_project_have_nothing_to_finalize(endpoint_server: TritonServer) -> None:
+    names = [Path(f"/proc/{pid}/comm").read_text() for pid in stub_pids(endpoint_server.pid)]
+
+    assert len(names) >= 4  # two networks and the two stages
+    assert set(names) == {f"{DISPOSABLE_STUB}\n"}
+
+
+def address_of(server: TritonServer, transport: TransportName) -> str:
+    return server.http_url if transport == "http" else server.grpc_url
+
+
+def connected(
+    server: TritonServer, transport: TransportName, *, through: str | None = None
+) -> Upscaler:
+    address = through or address_of(server, transport)
+    url = f"http://{address}" if transport == "http" else address
+    return Upscaler(url, scale=2, transport=transport, timeout_s=20)
 
 
 def _pending_requests(server: TritonServer) -> int:

@@ -28,6 +28,7 @@ from rt4ksr_server.stages.encoding import Encodings
 from rt4ksr_server.stages.inspection import Limits, inspect
 from rt4ksr_server.stages.sidecar import Sidecar
 from rt4ksr_server.stages.triton import (
+    announce_disposable,
     answer,
     bytes_tensor,
     config_parameters,
@@ -46,6 +47,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the limits; raise where they make no sense, which fails the load."""
+        announce_disposable()
         parameters = config_parameters(args)
         self._limits = Limits(
             int(parameters.get(Parameter.MAX_PICTURE_BYTES, MAX_PICTURE_BYTES)),

@@ -19,6 +19,7 @@ from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_server.stages.encoding import Encoding, Encodings
 from rt4ksr_server.stages.sidecar import Sidecar
 from rt4ksr_server.stages.triton import (
+    announce_disposable,
     answer,
     bytes_tensor,
     config_parameters,
@@ -37,6 +38,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the defaults; raise where they make no sense, which fails the load."""
+        announce_disposable()
         self._encodings = Encodings.from_config(config_parameters(args))
         warnings.simplefilter("ignore", PictureWarning)  # they have no place in an answer
 

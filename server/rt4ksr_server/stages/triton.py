@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from rt4ksr_client.errors import PictureError
+from rt4ksr_server.supervisor import DISPOSABLE_STUB
 
-__all__ = ["answer", "bytes_tensor", "config_parameters", "input_array", "request_parameters"]
+__all__ = [
+    "announce_disposable",
+    "answer",
+    "bytes_tensor",
+    "config_parameters",
+    "input_array",
+    "request_parameters",
+]
+
+
+def announce_disposable() -> None:
+    """Tell the supervisor that this process has nothing to finalize: it may be killed when idle."""
+    Path("/proc/self/comm").write_text(DISPOSABLE_STUB)
 
 
 def config_parameters(args: dict[str, str]) -> dict[str, str]:
