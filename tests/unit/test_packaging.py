@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import email
 import pkgutil
 import subprocess
@@ -41,6 +42,20 @@ def test_no_client_module_loads_what_the_thin_client_does_without() -> None:
     ).stdout
 
     assert printed.strip() == "[]"
+
+
+def test_no_module_imports_a_private_name_of_another_one(root: Path) -> None:
+    private = [
+        f"{path.relative_to(root)}: {alias.name}"
+        for package in ("client", "export", "loadtest", "server")
+        for path in (root / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+
+    assert not private
 
 
 @pytest.fixture(scope="module")

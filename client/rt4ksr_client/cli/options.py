@@ -139,6 +139,7 @@ def verbose_option(decorated: Decorated) -> Decorated:
         "-v",
         "--verbose",
         count=True,
+        show_default=False,
         expose_value=False,
         callback=set_verbosity,
         help="Print what happens on stderr: -v choices and retries, -vv every detail.",
