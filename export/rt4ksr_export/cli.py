@@ -23,8 +23,8 @@ from rt4ksr_export.tensorrt import Target
     "--checkpoint-id",
     "weights",
     metavar="FILE|NAME",
-    help="A .pth of RT4KSR's authors, a .safetensors, or the name of shipped weights. "
-    "Without it, every shipped model is exported.",
+    help="A .pth of RT4KSR's authors, a .safetensors, or the name of shipped weights.  [default: "
+    "all shipped models]",
 )
 @click.option(
     "-o",
@@ -32,22 +32,24 @@ from rt4ksr_export.tensorrt import Target
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("model_repository"),
     show_default=True,
-    help="The Triton model repository; models of other names in it are left alone.",
+    help="The Triton model repository to write. Models of other names in it are not touched.",
 )
 @click.option(
     "--scale",
     type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]),
-    help="Only this scale; with --weights, refuse weights of another.",
+    help="Export this scale only; with --weights, reject weights of another scale.",
 )
-@click.option("--model", type=click.Choice(list(MODELS)), help="Publish under this model's name.")
+@click.option(
+    "--model", type=click.Choice(list(MODELS)), help="Publish under the name of this model."
+)
 @click.option(
     "--target",
     type=click.Choice(["onnx", *(target.value for target in Target)]),
     default="onnx",
     show_default=True,
-    help="What to make besides the ONNX: a TensorRT plan for this machine's GPU, or one for RTX.",
+    help="Build a plan too: TensorRT for this machine's GPU, or TensorRT for RTX.",
 )
-@click.option("--force", is_flag=True, help="Build the plan even if another one is there.")
+@click.option("--force", is_flag=True, help="Build the plan even if there is one.")
 @click.option("--trtexec", is_flag=True, help="Print the command that builds the plan instead.")
 @click.option("--arch", hidden=True, help="Accepted for those who know the authors' scripts.")
 @click.option("--is-train", is_flag=True, hidden=True)
@@ -64,16 +66,17 @@ def export(
     is_train: bool,
     rep: bool,
 ) -> None:
-    """Turn weights into a model repository that tritonserver serves.
+    """Export weights as a model repository that tritonserver serves.
 
     \b
-    rt4ksr export                                              every shipped model
-    rt4ksr export --checkpoint rt4ksr_x2.pth -o my_repository  your own weights
-    rt4ksr export --target tensorrt -o my_repository           plans of what is in there
-    tritonserver --model-repository my_repository
+    Examples:
+      rt4ksr export                                               all shipped models
+      rt4ksr export --weights my_x2.safetensors -o my_repository  your own weights
+      rt4ksr export --target tensorrt -o my_repository            plans for the models in there
+      tritonserver --model-repository my_repository
 
-    The network is fused, written as ONNX in full and in half precision (uint8 frames in, uint8
-    frames out) and compared with the network it came from; what does not agree is not published.
+    Fuses the network, writes it as ONNX in full and in half precision (uint8 frames in, uint8
+    frames out) and compares both with the original network. Nothing is published unless it agrees.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     wanted = None if scale is None else int(scale)
     if target == "onnx" and (force or trtexec):

@@ -47,18 +47,27 @@ PIPED_COLUMNS = 120
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of pictures, or one picture; may be given several times. Pictures of 2500 pixels "
-    "and more are halved first.",
+    help="A folder of pictures, or one picture. May be given several times. Pictures of 2500 "
+    "pixels and more are halved first.",
 )
-@click.option("--scale", type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]), required=True)
+@click.option(
+    "--scale",
+    type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]),
+    required=True,
+    help="Factor to upscale by.",
+)
 @click.option(
     "--weights",
     multiple=True,
     metavar="FILE|NAME",
-    help="Weights to score; may be given several times. Default: the shipped ones.",
+    help="Weights to score. May be given several times.  [default: the shipped ones]",
 )
-@click.option("--url", help="Score what a running server answers (host:port of its gRPC port).")
-@click.option("--model", help="With --url: the model's name, when not the scale's default.")
+@click.option(
+    "--url", metavar="HOST:PORT", help="Score the answers of a running server, by its gRPC port."
+)
+@click.option(
+    "--model", metavar="NAME", help="With --url: the model.  [default: the one for --scale]"
+)
 @click.option(
     "--video",
     is_flag=True,
@@ -67,9 +76,11 @@ PIPED_COLUMNS = 120
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw each picture's gain on bicubic to this PNG.",
+    help="Plot each picture's gain over bicubic to this PNG.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Every score as JSON instead of the table.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print every score as JSON instead of the table."
+)
 def evaluate_command(
     data: tuple[Path, ...],
     scale: str,
@@ -80,16 +91,17 @@ def evaluate_command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure PSNR and SSIM beside bicubic interpolation.
+    """Measure PSNR and SSIM of weights, or of a running server, against bicubic interpolation.
 
     \b
-    rt4ksr evaluate --data photos/ --scale 2
-    rt4ksr evaluate --data photos/ --scale 2 --weights mine.safetensors --weights rt4ksr_x2.pth
-    rt4ksr evaluate --data photos/ --scale 2 --url 127.0.0.1:8001
+    Examples:
+      rt4ksr evaluate --data photos/ --scale 2
+      rt4ksr evaluate --data photos/ --scale 2 --weights mine.safetensors --weights rt4ksr_x2.pth
+      rt4ksr evaluate --data photos/ --scale 2 --url 127.0.0.1:8001
 
-    Each picture is scaled down (Pillow's bicubic, antialiased), kept as it is or as JPEG 90 or 75
-    (--video: as a frame of H.264), and upscaled. 8-bit values; a border of twice the scale is cut
-    off; Y is BT.601's.
+    Each picture is downscaled (Pillow's bicubic, antialiased), upscaled as it is and after JPEG
+    compression of quality 90 and 75 (--video: H.264), and compared with the original: 8-bit values,
+    without a border of twice the scale; Y is that of BT.601.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     console = Console(stderr=True)
     paths = find_pictures(data)

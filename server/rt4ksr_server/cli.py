@@ -20,30 +20,42 @@ _PORT = click.IntRange(0, 65535)
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path),
-    help="Folder of models.  [default: ./model_repository, else the one shipped]",
+    help="The folder of models to serve.  [default: ./model_repository, otherwise the shipped one]",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME",
-    help="Load only this one; may be given several times.  [default: all]",
+    help="Load this model only. May be given several times.  [default: all]",
 )
-@click.option("--host", default="127.0.0.1", help="Address to bind; 0.0.0.0 opens it to everyone.")
-@click.option("--grpc-port", type=_PORT, default=8001, help="0 picks a free port.")
-@click.option("--http-port", type=_PORT, default=8000, help="0 picks a free port.")
-@click.option("--metrics-port", type=_PORT, default=8002, help="0 picks a free port.")
+@click.option(
+    "--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets other machines connect."
+)
+@click.option("--grpc-port", type=_PORT, default=8001, help="gRPC port; 0 picks a free one.")
+@click.option("--http-port", type=_PORT, default=8000, help="HTTP port; 0 picks a free one.")
+@click.option(
+    "--metrics-port",
+    type=_PORT,
+    default=8002,
+    help="Port of the Prometheus metrics; 0 picks a free one.",
+)
 @click.option(
     "--binary",
     type=click.Path(path_type=Path),
-    help="The tritonserver to run.  [default: the one on PATH, else nvidia-pytriton's]",
+    help="The tritonserver to run.  [default: the one on PATH, otherwise nvidia-pytriton's]",
 )
-@click.option("--start-timeout", type=click.FloatRange(min=1), default=120.0, help="Seconds.")
+@click.option(
+    "--start-timeout",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    help="Seconds until every model must be ready.",
+)
 @click.option(
     "--exit-timeout",
     type=click.FloatRange(min=1),
     default=10.0,
-    help="Seconds that requests in flight get to finish.",
+    help="Seconds that requests in flight may take to finish at the end.",
 )
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -58,17 +70,18 @@ def serve(
     exit_timeout: float,
     tritonserver_flags: tuple[str, ...],
 ) -> None:
-    """Serve models with a real tritonserver, until Ctrl-C.
-
-    Its log goes to stderr; the addresses go to stdout once every model is ready. Further flags of
-    tritonserver go after two dashes.
+    """Run a Triton server until Ctrl-C.
 
     \b
-    rt4ksr serve
-    rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video
-    rt4ksr serve --model rt4ksr_x2_image             takes pictures; its parts are loaded too
-    rt4ksr serve --grpc-port 9001 -- --log-verbose=1
-    rt4ksr serve --model-repository my_repository -- --model-config-name=fast
+    Examples:
+      rt4ksr serve
+      rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video
+      rt4ksr serve --model rt4ksr_x2_image             upscales encoded pictures
+      rt4ksr serve --grpc-port 9001 -- --log-verbose=1
+      rt4ksr serve --model-repository my_repository -- --model-config-name=fast
+
+    The log of tritonserver goes to stderr. When every model is ready, the addresses are printed on
+    stdout. Arguments after two dashes are passed to tritonserver.
     """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace
     server = TritonServer(
         model_repository or default_repository(),

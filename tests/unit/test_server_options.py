@@ -180,7 +180,7 @@ def test_the_repository_in_the_current_folder_comes_before_the_shipped_one(
 def test_the_help_of_serve_shows_how_to_pass_flags_on() -> None:
     result = CliRunner().invoke(serve, ["--help"])
     assert result.exit_code == 0
-    assert "\n  rt4ksr serve --grpc-port 9001 -- --log-verbose=1\n" in result.output
+    assert "\n    rt4ksr serve --grpc-port 9001 -- --log-verbose=1\n" in result.output
 
 
 def test_a_bad_repository_is_one_line_without_a_traceback(tmp_path: Path) -> None:

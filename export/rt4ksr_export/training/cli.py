@@ -46,42 +46,53 @@ _folders = click.Path(path_type=Path)
     multiple=True,
     required=True,
     type=_folders,
-    help="Folder of pictures of any size, or one picture; may be given several times.",
+    help="A folder of pictures of any size, or one picture. May be given several times.",
 )
 @click.option(
     "--validation",
     multiple=True,
     type=_folders,
-    help="Pictures to validate on. Default: every tenth of --data, which is then not trained on.",
+    help="Pictures to validate on.  [default: every tenth of --data, which is then left out of "
+    "training]",
 )
-@click.option("--scale", type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]))
+@click.option(
+    "--scale",
+    type=click.Choice([str(s) for s in sorted(DEFAULT_MODELS)]),
+    help="Factor to upscale by. Required, here or in the recipe.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the finished weights go. Default: my_x2.safetensors.",
+    help="The file for the finished weights.  [default: my_x2.safetensors]",
 )
 @click.option(
     "--init",
     metavar="FILE|NAME",
-    help="Start from these weights (.safetensors, .pth, or shipped ones by name): fine-tuning.",
+    help="Fine-tune these weights: .safetensors, .pth, or the name of shipped ones.",
 )
-@click.option("--degrade", type=click.Choice(list(PRESETS)), help="How pictures get small.")
+@click.option(
+    "--degrade",
+    type=click.Choice(list(PRESETS)),
+    help="How the small pictures are made from the large ones.",
+)
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file with every setting; the options above count more.",
+    help="A TOML file with settings; options take precedence.",
 )
-@click.option("--iterations", type=click.IntRange(min=1))
-@click.option("--seed", type=int)
+@click.option(
+    "--iterations", type=click.IntRange(min=1), help="Length of the training.  [default: by recipe]"
+)
+@click.option("--seed", type=int, help="Seed of all random choices.  [default: by recipe]")
 @click.option(
     "--run",
     "run_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for state, log, plot and preview; a training is resumed from it. "
-    "Default: beside the output.",
+    help="Folder for state, log, plot and preview, from which a training is resumed.  [default: "
+    "beside the output]",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 def train(
     data: tuple[Path, ...],
     validation: tuple[Path, ...],
@@ -98,11 +109,13 @@ def train(
     """Train or fine-tune weights on a folder of pictures.
 
     \b
-    rt4ksr train --data photos/ --scale 2 -o my_x2.safetensors
-    rt4ksr train --data frames/ --scale 2 --init rt4ksr_x2 --degrade h264 -o my_x2.safetensors
-    rt4ksr export --weights my_x2.safetensors -o my_repository
+    Examples:
+      rt4ksr train --data photos/ --scale 2 -o my_x2.safetensors
+      rt4ksr train --data frames/ --scale 2 --init rt4ksr_x2 --degrade h264 -o my_x2.safetensors
+      rt4ksr export --weights my_x2.safetensors -o my_repository
 
-    Ctrl-C saves and stops; the same command goes on exactly there. A GPU is used if there is one.
+    Ctrl-C saves the state and stops; the same command resumes exactly there. A GPU is used if there
+    is one.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if threads:
         torch.set_num_threads(threads)
