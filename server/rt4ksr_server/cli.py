@@ -13,49 +13,58 @@ from rt4ksr_server.triton_server import TritonServer
 
 __all__ = ["serve"]
 
-_PORT = click.IntRange(0, 65535)
+PORT = click.IntRange(0, 65535)
 
 
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path),
-    help="The folder of models to serve.  [default: ./model_repository, otherwise the shipped one]",
+    metavar="FOLDER",
+    help="Folder with one folder per model.  [default: ./model_repository, otherwise the one "
+    "installed with this package]",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME",
-    help="Load this model only. May be given several times.  [default: all]",
+    help="Load this model and no other; may be given several times.  [default: all]",
 )
 @click.option(
-    "--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets other machines connect."
+    "--host",
+    default="127.0.0.1",
+    help="Address to bind. 0.0.0.0 accepts connections from other machines: anyone who can reach "
+    "the ports can submit work.",
 )
-@click.option("--grpc-port", type=_PORT, default=8001, help="gRPC port; 0 picks a free one.")
-@click.option("--http-port", type=_PORT, default=8000, help="HTTP port; 0 picks a free one.")
+@click.option("--grpc-port", type=PORT, default=8001, help="Port for gRPC; 0 picks a free one.")
+@click.option("--http-port", type=PORT, default=8000, help="Port for HTTP; 0 picks a free one.")
 @click.option(
     "--metrics-port",
-    type=_PORT,
+    type=PORT,
     default=8002,
-    help="Port of the Prometheus metrics; 0 picks a free one.",
+    help="Port for Prometheus metrics; 0 picks a free one.",
 )
 @click.option(
     "--binary",
     type=click.Path(path_type=Path),
-    help="The tritonserver to run.  [default: the one on PATH, otherwise nvidia-pytriton's]",
+    metavar="FILE",
+    help="The tritonserver to run.  [default: the one on PATH, otherwise the one of the "
+    "nvidia-pytriton package]",
 )
 @click.option(
     "--start-timeout",
     type=click.FloatRange(min=1),
     default=120.0,
-    help="Seconds until every model must be ready.",
+    metavar="SECONDS",
+    help="How long loading and warming up the models may take.",
 )
 @click.option(
     "--exit-timeout",
     type=click.FloatRange(min=1),
     default=10.0,
-    help="Seconds that requests in flight may take to finish at the end.",
+    metavar="SECONDS",
+    help="How long requests in flight may take to finish after Ctrl-C.",
 )
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -75,13 +84,14 @@ def serve(
     \b
     Examples:
       rt4ksr serve
-      rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video
-      rt4ksr serve --model rt4ksr_x2_image             upscales encoded pictures
+      rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video    starts faster
+      rt4ksr serve --model rt4ksr_x2_image        upscales JPEG, PNG and WebP files
       rt4ksr serve --grpc-port 9001 -- --log-verbose=1
       rt4ksr serve --model-repository my_repository -- --model-config-name=fast
 
-    The log of tritonserver goes to stderr. When every model is ready, the addresses are printed on
-    stdout. Arguments after two dashes are passed to tritonserver.
+    When every model is ready, the addresses are printed on stdout; the log of tritonserver goes to
+    stderr. Then rt4ksr status and rt4ksr upscale work in another terminal. Ctrl-C and SIGTERM let
+    requests in flight finish first. Arguments after two dashes are passed to tritonserver.
     """  # noqa: D301 - click's mark of a paragraph not to wrap is a real backspace
     server = TritonServer(
         model_repository or default_repository(),
@@ -96,7 +106,13 @@ def serve(
         extra_args=tritonserver_flags,
         log=lambda line: click.echo(line, err=True),
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        # Once is enough: the draining is bounded.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with server:
             click.echo(f"gRPC    {server.grpc_url}")
@@ -106,9 +122,3 @@ def serve(
             server.wait()
     except KeyboardInterrupt:
         click.echo("stopped")
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Stop for SIGTERM as for Ctrl-C; once is enough, the draining is bounded."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

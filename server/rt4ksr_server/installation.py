@@ -1,4 +1,4 @@
-"""Finds a tritonserver and makes what it needs to run.
+"""Finds a tritonserver and prepares what it needs to run.
 
 A tritonserver of its own installation (NVIDIA's container, a build) is left as it is. The one in
 the ``nvidia-pytriton`` wheel needs a backend directory and an environment, assembled here: the
@@ -10,30 +10,30 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rt4ksr_client.errors import ServerStartError
 
-__all__ = ["Installation", "find_installation"]
+__all__ = ["Installation", "libpython_folder", "wheel_folder"]
 
-_OWN_BACKENDS = Path(__file__).parent / "backends"
-_ignore_caches = shutil.ignore_patterns("__pycache__")
-_STUB = "triton_python_backend_stub"
+OWN_BACKENDS: Final = Path(__file__).parent / "backends"
+STUB: Final = "triton_python_backend_stub"
+PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Keep the memory of one frame for the next, in huge pages. By default glibc gives blocks of that
 # size back, and the kernel maps and clears the 25 MB of every 4K answer anew: some 10 ms.
-_KEEP_MEMORY = ":".join(
+KEEP_MEMORY: Final = ":".join(
     f"glibc.malloc.{setting}"
     for setting in ("hugetlb=1", "mmap_threshold=268435456", "trim_threshold=1073741824")
 )
-# Else each model starts a Python process to be asked what its config leaves out, which for the
-# backend of ours is nothing, and takes a third of a server's start.
-_COMPLETE_CONFIGS_ONLY = "--disable-auto-complete-config"
-_HOW_TO_GET_ONE = "install rt4ksr-triton[server] (Linux, Python 3.10 to 3.12) or name a binary"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,38 +43,92 @@ class Installation:
     binary: Path
     wheel: Path | None = None
 
-    def prepare(self, directory: Path) -> tuple[list[str], dict[str, str]]:
-        """Fill the empty ``directory`` with backends; return further flags and the environment.
+    @classmethod
+    def find(cls, binary: str | os.PathLike[str] | None = None) -> Installation:
+        """Return ``binary``, otherwise ``tritonserver`` on PATH, otherwise the one in the wheel.
 
-        Raises :class:`ServerStartError` where this Python cannot run the wheel's Python backend.
+        Raises:
+            ServerStartError: there is none, or ``binary`` is not a program.
+
+        """
+        wheel = wheel_folder()
+        in_wheel = wheel / "bin" / "tritonserver" if wheel else None
+        if binary is None:
+            found = shutil.which("tritonserver") or in_wheel
+            if found is None:
+                raise ServerStartError(
+                    "no tritonserver found: install rt4ksr-triton[server] (Linux, Python 3.10 to "
+                    "3.12) or name a binary"
+                )
+        else:
+            found = shutil.which(binary)
+            if found is None:
+                raise ServerStartError(
+                    f"{os.fspath(binary)} is not a program: name an executable tritonserver"
+                )
+        path = Path(found).resolve()
+        is_wheels = in_wheel is not None and path == in_wheel.resolve()
+        logger.info("Using %s%s", path, " of the nvidia-pytriton wheel" if is_wheels else "")
+        return cls(path, wheel if is_wheels else None)
+
+    def prepare(self, directory: Path) -> list[str]:
+        """Fill the empty ``directory`` with backends; return the flags that they need.
+
+        Raises:
+            ServerStartError: this Python cannot run the wheel's Python backend.
+
         """
         if self.wheel is None:
-            return [], dict(os.environ)
-        _copy_backends(self.wheel, directory)
-        flags = [f"--backend-directory={directory}", _COMPLETE_CONFIGS_ONLY]
-        return flags, _stub_environment(self.wheel, directory)
+            return []
+        stub = self.wheel / "python_backend_stubs" / PYTHON_VERSION / STUB
+        if not stub.is_file():
+            raise ServerStartError(
+                f"the nvidia-pytriton wheel has no backend for Python {PYTHON_VERSION}: use Python "
+                "3.10 to 3.12"
+            )
+        # Copies, because tritonserver refuses a library that a link leads out of the directory.
+        shutil.copytree(self.wheel / "backends" / "python", directory / "python")
+        shutil.copy(stub, directory / "python")
+        (directory / "python" / STUB).chmod(0o755)  # not every installer keeps the execute bit
+        no_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(OWN_BACKENDS, directory, dirs_exist_ok=True, ignore=no_caches)
+        return [
+            f"--backend-directory={directory}",
+            # Otherwise each model starts a Python process that is asked what its config leaves
+            # out. Our backend has nothing to add, and it takes a third of a server's start.
+            "--disable-auto-complete-config",
+        ]
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """Return the environment to run it in; its temporary files go to ``directory``.
+
+        Raises:
+            ServerStartError: this Python has no shared library.
+
+        """
+        if self.wheel is None:
+            return dict(os.environ)
+        libraries = [self.wheel.parent.parent / "nvidia_pytriton.libs", libpython_folder()]
+
+        def prepended(name: str, *folders: Path | None) -> str:
+            entries = [*(str(folder) for folder in folders if folder), os.environ.get(name, "")]
+            return os.pathsep.join(entry for entry in entries if entry)
+
+        return {
+            "GLIBC_TUNABLES": KEEP_MEMORY,
+            **os.environ,
+            "LD_LIBRARY_PATH": prepended("LD_LIBRARY_PATH", *libraries),
+            # The interpreter embedded in the stub ignores PYTHONPATH and PYTHONHOME. It takes
+            # itself for the first python3 on PATH, and so finds this environment's packages.
+            "PATH": prepended("PATH", Path(sys.executable).parent),
+            # Its backends are for the CPU; with a GPU in sight, KIND_AUTO would become KIND_GPU.
+            "CUDA_VISIBLE_DEVICES": "",
+            "TMPDIR": str(directory),  # ONNX Runtime leaves a file there
+        }
 
 
-def find_installation(binary: str | os.PathLike[str] | None = None) -> Installation:
-    """Return ``binary``, else ``tritonserver`` on PATH, else the one in the wheel.
-
-    Raises :class:`ServerStartError` if there is none, or ``binary`` is not a program.
-    """
-    wheel = _wheel()
-    in_wheel = wheel / "bin" / "tritonserver" if wheel else None
-    if binary is None:
-        found = shutil.which("tritonserver") or in_wheel
-        if found is None:
-            raise ServerStartError(f"no tritonserver found: {_HOW_TO_GET_ONE}")
-    else:
-        found = shutil.which(binary)
-        if found is None:
-            raise ServerStartError(f"{os.fspath(binary)} is not a program that can be run")
-    path = Path(found).resolve()
-    return Installation(path, wheel if in_wheel and path == in_wheel.resolve() else None)
-
-
-def _wheel() -> Path | None:
+def wheel_folder() -> Path | None:
+    """Return the ``tritonserver`` folder of the ``nvidia-pytriton`` wheel, if it is installed."""
     package = importlib.util.find_spec("pytriton")
     if package is None or package.origin is None:
         return None
@@ -82,47 +136,22 @@ def _wheel() -> Path | None:
     return folder if (folder / "bin" / "tritonserver").is_file() else None
 
 
-def _copy_backends(wheel: Path, directory: Path) -> None:
-    # Copies, for tritonserver refuses a library that a link leads out of the backend directory.
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = wheel / "python_backend_stubs" / version / _STUB
-    if not stub.is_file():
-        raise ServerStartError(f"the nvidia-pytriton wheel has no backend for Python {version}")
-    shutil.copytree(wheel / "backends" / "python", directory / "python")
-    shutil.copy(stub, directory / "python")
-    (directory / "python" / _STUB).chmod(0o755)  # not every installer keeps the execute bit
-    shutil.copytree(_OWN_BACKENDS, directory, dirs_exist_ok=True, ignore=_ignore_caches)
+def libpython_folder() -> Path | None:
+    """Return the folder of this Python's shared library, None where the system finds it.
 
+    Raises:
+        ServerStartError: this Python was built without one.
 
-def _stub_environment(wheel: Path, directory: Path) -> dict[str, str]:
-    libraries = [str(wheel.parent.parent / "nvidia_pytriton.libs"), *_libpython_folders()]
-    # The interpreter embedded in the stub ignores PYTHONPATH and PYTHONHOME. It believes to be the
-    # first python3 on PATH, and so finds the packages of this environment.
-    return {
-        "GLIBC_TUNABLES": _KEEP_MEMORY,
-        **os.environ,
-        "LD_LIBRARY_PATH": _path_list(*libraries, os.environ.get("LD_LIBRARY_PATH")),
-        "PATH": _path_list(str(Path(sys.executable).parent), os.environ.get("PATH")),
-        # Its backends are for the CPU; with a GPU in sight, KIND_AUTO would become KIND_GPU.
-        "CUDA_VISIBLE_DEVICES": "",
-        "TMPDIR": str(directory),  # ONNX Runtime leaves a file there
-    }
-
-
-def _path_list(*entries: str | None) -> str:
-    return os.pathsep.join(entry for entry in entries if entry)
-
-
-def _libpython_folders() -> list[str]:
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), str(Path(sys.base_prefix, "lib"))]
-    found = [folder for folder in folders if folder and Path(folder, name).is_file()]
-    if not found:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            raise ServerStartError(
-                f"the Python backend needs {name}, which this Python ({sys.base_prefix}) was built "
-                "without: install your system's libpython package, or use uv's Python"
-            ) from None
-    return found[:1]
+    """
+    name = f"libpython{PYTHON_VERSION}.so.1.0"
+    for folder in (sysconfig.get_config_var("LIBDIR"), str(Path(sys.base_prefix, "lib"))):
+        if folder and Path(folder, name).is_file():
+            return Path(folder)
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise ServerStartError(
+            f"the Python backend needs {name}, which this Python ({sys.base_prefix}) was built "
+            "without: install your system's libpython package, or use uv's Python"
+        ) from None
+    return None

@@ -1,4 +1,4 @@
-"""What a server is asked to do, and the tritonserver command line that says so."""
+"""The options of a server, the tritonserver command line they stand for, and its repository."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from typing import Final
 
 from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import ServerStartError
+from rt4ksr_server.services import SERVICES
 
-__all__ = ["SERVICES", "ServerOptions", "default_repository", "shipped_repository"]
-
-SERVICES: Final = ("grpc", "http", "metrics")
+__all__ = ["ServerOptions", "default_repository", "shipped_repository"]
 
 # One 1080p frame and its 4K answer take 31.1 MB of a model instance's shared memory region. It
 # starts this large and grows by as much; two such regions still fit in Docker's 64 MB /dev/shm.
-_REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
+REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
 # What a request to the image endpoint may say in a header, where its body is the picture itself.
-_FORWARDED_HEADERS: Final = f"(?i)({PictureParameter.FORMAT}|{PictureParameter.QUALITY})"
-_REPOSITORY: Final = "model_repository"
-_OWN_FLAGS: Final = frozenset(
+FORWARDED_HEADERS: Final = f"(?i)({PictureParameter.FORMAT}|{PictureParameter.QUALITY})"
+REPOSITORY: Final = "model_repository"
+OWN_FLAGS: Final = frozenset(
     ["--model-repository", "--model-store", "--exit-timeout-secs", "--id"]
-    + [f"--{word}-{what}" for word in SERVICES for what in ("port", "address")]
-    + [f"--allow-{word}" for word in SERVICES]
+    + [f"--{service}-{what}" for service in SERVICES for what in ("port", "address")]
+    + [f"--allow-{service}" for service in SERVICES]
 )
+"""Flags that are arguments of TritonServer."""
 
 
 @dataclass(frozen=True)
 class ServerOptions:
     """The validated arguments of :class:`~rt4ksr_server.TritonServer`.
 
-    Raises :class:`ServerStartError` for a folder that is no model repository, for timeouts that
-    are not positive, when no service is left, and for an extra flag that is an argument already.
+    Raises:
+        ServerStartError: a folder that is not a model repository, a timeout that is not positive,
+            no service to serve, or an extra flag that is an argument already.
+
     """
 
     model_repository: Path
@@ -45,24 +47,30 @@ class ServerOptions:
     models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what tritonserver would refuse later and less clearly."""
-        _check_repository(self.model_repository)
+        """Reject what tritonserver would reject later and less clearly."""
+        repository = self.model_repository
+        if not repository.is_dir():
+            what = "is not a folder" if repository.exists() else "does not exist"
+            raise ServerStartError(f"model repository {repository} {what}: name a folder of models")
+        if not os.access(repository, os.R_OK | os.X_OK):
+            raise ServerStartError(f"model repository {repository} cannot be read by this user")
+        folders = sorted(entry.name for entry in repository.iterdir() if entry.is_dir())
+        if not folders:
+            raise ServerStartError(
+                f"model repository {repository} holds no model folder: make one with rt4ksr export"
+            )
+        for name in self.models:
+            if name not in folders:
+                raise ServerStartError(
+                    f"{repository} holds no model {name!r}: choose from {', '.join(folders)}"
+                )
         if self.start_timeout_s <= 0 or self.exit_timeout_s <= 0:
             raise ServerStartError("start_timeout_s and exit_timeout_s must be positive")
         if not {"grpc", "http"} & set(self.wanted_ports):
-            raise ServerStartError("a server needs gRPC, HTTP or both")
-        for name in self.models:
-            if not (self.model_repository / name).is_dir():
-                raise ServerStartError(f"{self.model_repository} holds no model {name!r}")
+            raise ServerStartError("a server needs gRPC, HTTP or both: give a port for one of them")
         for flag in self.extra_args:
-            if flag.partition("=")[0] in _OWN_FLAGS:
+            if flag.partition("=")[0] in OWN_FLAGS:
                 raise ServerStartError(f"{flag}: use the argument of TritonServer for this")
-
-    @property
-    def client_host(self) -> str:
-        """The address a client on this machine uses, in the form that goes before ``:port``."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"[{host}]" if ":" in host else host
 
     def arguments(self, server_id: str, region_prefix: str, ports: Mapping[str, int]) -> list[str]:
         """Return the tritonserver flags for a server on ``ports``.
@@ -75,11 +83,11 @@ class ServerOptions:
             f"--model-repository={self.model_repository}",
             f"--exit-timeout-secs={max(1, round(self.exit_timeout_s))}",
             f"--backend-config=python,shm-region-prefix-name={region_prefix}",
-            f"--backend-config=python,shm-default-byte-size={_REGION_BYTES}",
-            f"--backend-config=python,shm-growth-byte-size={_REGION_BYTES}",
+            f"--backend-config=python,shm-default-byte-size={REGION_BYTES}",
+            f"--backend-config=python,shm-growth-byte-size={REGION_BYTES}",
         ]
         if "http" in ports:
-            flags.append(f"--http-header-forward-pattern={_FORWARDED_HEADERS}")
+            flags.append(f"--http-header-forward-pattern={FORWARDED_HEADERS}")
         for service in SERVICES:
             if service in ports:
                 flags += [f"--{service}-address={self.host}", f"--{service}-port={ports[service]}"]
@@ -91,24 +99,14 @@ class ServerOptions:
         return [*flags, *self.extra_args]
 
 
-def _check_repository(path: Path) -> None:
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise ServerStartError(f"model repository {path} {what}")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise ServerStartError(f"model repository {path} cannot be read")
-    if not any(entry.is_dir() for entry in path.iterdir()):
-        raise ServerStartError(f"model repository {path} holds no model folder")
-
-
 def default_repository() -> Path:
-    """Return ``model_repository`` in the current folder, else the one this project ships."""
-    here = Path(_REPOSITORY)
+    """Return ``model_repository`` in the current folder, otherwise the one this project ships."""
+    here = Path(REPOSITORY)
     return here if here.is_dir() else shipped_repository()
 
 
 def shipped_repository() -> Path:
     """Return the ``model_repository`` that came with this package, installed or in a checkout."""
     package = Path(__file__).parent
-    installed, checkout = package / _REPOSITORY, package.parents[1] / _REPOSITORY
+    installed, checkout = package / REPOSITORY, package.parents[1] / REPOSITORY
     return installed if installed.is_dir() else checkout

@@ -2,63 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import logging
 import os
-import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from rt4ksr_client.errors import ServerError, ServerStartError
-from rt4ksr_server.installation import find_installation
-from rt4ksr_server.options import SERVICES, ServerOptions
-from rt4ksr_server.ports import is_free, resolve_ports
+from rt4ksr_server.installation import Installation
+from rt4ksr_server.options import ServerOptions
 from rt4ksr_server.process import SupervisedProcess
-from rt4ksr_server.readiness import is_ready
+from rt4ksr_server.services import SERVICES, Services
 
 __all__ = ["TritonServer"]
 
-_ATTEMPTS: Final = 3
-_POLL_INTERVAL_S: Final = 0.05
-_SHOWN_LINES: Final = 30
-_HELP: Final = "Usage: tritonserver"
-_UNTELLING: Final = re.compile(r"I\d{4} |[|+]|Error: Failed to initialize NVML")
+ATTEMPTS: Final = 3
+POLL_INTERVAL_S: Final = 0.05
+
+logger = logging.getLogger(__name__)
 
 
 class TritonServer:
-    """Runs tritonserver on ``model_repository`` for the duration of the ``with`` block.
+    """A tritonserver that serves ``model_repository`` while the ``with`` block runs.
 
-    On exit, requests in flight get up to ``exit_timeout_s`` seconds to finish. Nothing outlives the
-    program that started the server, even if that program is killed: no process, no shared memory,
-    no temporary file.
+    >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
+    ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
 
-    Examples:
-        >>> with TritonServer("model_repository") as server:  # doctest: +SKIP
-        ...     Upscaler(server.grpc_url, scale=2).upscale(picture)
+    Leaving the block (or :meth:`stop`) lets requests in flight finish for up to
+    ``exit_timeout_s`` seconds, then ends them; with nothing in flight it takes less than a second.
+    Nothing outlives the program that started it, not even if that program is killed: no process,
+    no shared memory, no temporary file.
 
     Args:
-        model_repository: folder of models.
-        models: names of the models to load; default: all. With names given, tritonserver also
-            loads other models of the repository on request.
-        host: address to bind.
-        grpc_port: 0 chooses a free port; None turns the service off.
-        http_port: likewise.
-        metrics_port: likewise.
-        binary: the tritonserver to run; default: the one on PATH, otherwise the one in the
-            ``nvidia-pytriton`` wheel, which needs each model's ``config.pbtxt`` to be complete
-            (inputs, outputs and backend).
-        start_timeout_s: seconds until every model must be ready.
-        exit_timeout_s: seconds that requests in flight get to finish.
-        extra_args: further tritonserver flags.
-        log: called with each line of the server's log, from another thread.
+        model_repository: a folder with one folder per model.
+        models: names of the models to load; default: all. With names, anyone who can reach the
+            server can load the others.
+        host: the address to bind; ``0.0.0.0`` accepts connections from other machines.
+        grpc_port: 0 picks a free port, None turns gRPC off.
+        http_port: 0 picks a free port, None turns HTTP off.
+        metrics_port: 0 picks a free port, None turns the Prometheus metrics off.
+        binary: the tritonserver to run; default: the one on PATH, otherwise the one of the
+            ``nvidia-pytriton`` wheel, which needs inputs, outputs and backend in each model's
+            ``config.pbtxt``.
+        start_timeout_s: how long it may take until every model is ready, in seconds.
+        exit_timeout_s: how long requests in flight may take to finish at the end, in seconds.
+        extra_args: further flags of tritonserver.
+        log: gets each line of its log, from another thread.
 
     Raises:
-        ServerStartError: it did not become ready in time, with the last lines of its log; or
-            arguments that cannot work.
+        ServerStartError: an argument that cannot work.
 
     """
 
@@ -75,7 +70,7 @@ class TritonServer:
         start_timeout_s: float = 120.0,
         exit_timeout_s: float = 10.0,
         extra_args: Sequence[str] = (),
-        log: Callable[[str], None] | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
         wanted = zip(SERVICES, (grpc_port, http_port, metrics_port), strict=True)
         self._options = ServerOptions(
@@ -89,32 +84,49 @@ class TritonServer:
         )
         self._binary = binary
         self._log = log
-        self._ports: Mapping[str, int] = {}
+        self._services = Services(host, {})
         self._process: SupervisedProcess | None = None
 
     def start(self) -> TritonServer:
-        """Start it and wait until every model is ready. What ``with`` does."""
-        if self._process is not None:
-            raise ServerStartError("this TritonServer is running already")
+        """Start it and wait until every model is ready; ``with`` does so.
+
+        A server that was stopped, or ended by itself, can be started again.
+
+        Raises:
+            ServerStartError: there is no tritonserver, a port is taken, or it did not become ready
+                in time; with the last lines of its log.
+
+        """
+        if self._process is not None and self._process.poll() is None:
+            raise ServerStartError("this TritonServer is already running: stop it first")
         deadline_s = time.monotonic() + self._options.start_timeout_s
-        for attempts_left in reversed(range(_ATTEMPTS)):
+        for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 self._start_once(deadline_s)
                 break
             except ServerStartError:
-                if not attempts_left or not self._lost_a_port():
+                if not attempts_left or not self._services.lost_ports(self._options.wanted_ports):
                     raise
+                logger.warning("Starting again: another program took a port that was free")
         return self
 
     def stop(self) -> None:
         """Drain and end it; nothing is left when this returns. Stopping twice is harmless."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
+            start_s = time.monotonic()
             self._process.stop()
+            logger.info("tritonserver stopped in %.1f s", time.monotonic() - start_s)
 
     def wait(self) -> None:
-        """Wait until it ends by itself, and raise :class:`ServerError` with its last lines."""
-        process = self._running()
-        raise ServerError(f"tritonserver ended {_end_of(process, process.wait())}")
+        """Wait until it ends by itself.
+
+        Raises:
+            ServerError: it did; with the last lines of its log.
+
+        """
+        process = self._started()
+        status = process.wait()
+        raise ServerError(f"tritonserver ended with status {status}{explained(process)}")
 
     def __enter__(self) -> TritonServer:
         """Start it."""
@@ -132,90 +144,67 @@ class TritonServer:
     @property
     def grpc_url(self) -> str:
         """``host:port`` for gRPC clients."""
-        return self._url("grpc")
+        return self._services.url("grpc")
 
     @property
     def http_url(self) -> str:
         """``host:port`` for HTTP clients, without ``http://``."""
-        return self._url("http")
+        return self._services.url("http")
 
     @property
     def metrics_url(self) -> str:
         """``host:port`` of the Prometheus metrics; their path is ``/metrics``."""
-        return self._url("metrics")
+        return self._services.url("metrics")
 
     @property
     def pid(self) -> int:
         """Process id of tritonserver itself."""
-        return self._running().pid
+        return self._started().pid
 
-    def log_tail(self, lines: int = _SHOWN_LINES) -> str:
-        """Return the last lines of the log, also after the end."""
-        return "\n".join(self._running().tail()[-lines:])
+    def log_tail(self, lines: int = 30) -> str:
+        """Return the last lines of its log, also after its end."""
+        return "\n".join(self._started().log.tail(lines))
 
-    def _running(self) -> SupervisedProcess:
+    def _started(self) -> SupervisedProcess:
         if self._process is None:
-            raise ServerError("this TritonServer has not been started")
+            raise ServerError("this TritonServer has not been started: call start(), or use with")
         return self._process
-
-    def _url(self, service: str) -> str:
-        if service not in self._ports:
-            raise ServerError(f"this TritonServer does not serve {service}")
-        return f"{self._options.client_host}:{self._ports[service]}"
 
     def _start_once(self, deadline_s: float) -> None:
         options = self._options
         name = f"rt4ksr-{uuid.uuid4().hex}"
-        self._ports = resolve_ports(options.host, options.wanted_ports)
-        self._process = SupervisedProcess(
-            find_installation(self._binary),
-            options.arguments(name, f"{name}-", self._ports),
-            ports=self._ports,
+        self._process = None
+        self._services = Services.on_free_ports(options.host, options.wanted_ports)
+        process = SupervisedProcess.start(
+            Installation.find(self._binary),
+            options.arguments(name, f"{name}-", self._services.ports),
+            ports=self._services.ports,
             region_prefix=f"{name}-",
             exit_timeout_s=options.exit_timeout_s,
             log=self._log,
         )
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._give_up)
-            self._wait_until_ready(self._process, name, deadline_s)
-            undo.pop_all()
-
-    def _give_up(self) -> None:
-        self.stop()
-        self._process = None
-
-    def _wait_until_ready(self, process: SupervisedProcess, name: str, deadline_s: float) -> None:
-        urls = {
-            f"{service}_url": self._url(service) if service in self._ports else None
-            for service in SERVICES
-        }
-        while not is_ready(name, **urls):
-            status = process.poll()
-            if status is not None:
-                process.wait()
-                raise ServerStartError(f"tritonserver ended {_end_of(process, status)}")
-            if time.monotonic() > deadline_s:
-                timeout_s = self._options.start_timeout_s
-                raise ServerStartError(
-                    f"tritonserver was not ready within {timeout_s:g} s{_last_lines(process)}"
-                )
-            time.sleep(_POLL_INTERVAL_S)
-
-    def _lost_a_port(self) -> bool:
-        """Whether a port chosen by us was taken between the choice and tritonserver's bind."""
-        return any(
-            self._options.wanted_ports[service] == 0 and not is_free(self._options.host, port)
-            for service, port in self._ports.items()
-        )
+        try:
+            while not self._services.are_ready(name):
+                status = process.poll()
+                if status is not None:
+                    process.wait()
+                    raise ServerStartError(
+                        f"tritonserver ended with status {status}{explained(process)}"
+                    )
+                if time.monotonic() > deadline_s:
+                    raise ServerStartError(
+                        f"tritonserver was not ready within {options.start_timeout_s:g} s: allow "
+                        f"it more, or load fewer models{explained(process)}"
+                    )
+                time.sleep(POLL_INTERVAL_S)
+        except BaseException:
+            process.stop()
+            raise
+        self._process = process
+        logger.info("tritonserver %d is ready: %s", process.pid, dict(self._services.ports))
 
 
-def _end_of(process: SupervisedProcess, status: int) -> str:
-    return f"with status {status}{_last_lines(process)}"
-
-
-def _last_lines(process: SupervisedProcess) -> str:
-    # What went wrong is rarely among the tables, the notices and the help that follow it.
-    tail = list(itertools.takewhile(lambda line: not line.startswith(_HELP), process.tail()))
-    telling = [line for line in tail if line and not _UNTELLING.match(line)]
-    lines = (telling or tail)[-_SHOWN_LINES:]
-    return "; its last lines:\n" + "\n".join(lines) if lines else ", without a word"
+def explained(process: SupervisedProcess) -> str:
+    """Return the end of an error message: what the log says about the reason."""
+    lines = process.log.explanation()
+    return f"; its last lines:\n{lines}" if lines else ", without printing anything"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from rt4ksr_client.connection import TransportName
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError, ServerStartError
 from rt4ksr_server import TritonServer
-from rt4ksr_server.readiness import is_ready
+from rt4ksr_server.services import SERVICES, Services
 from rt4ksr_server.supervisor import DISPOSABLE_STUB
 from support.nearest_models import infer, nearest
 from support.processes import (
@@ -77,6 +78,21 @@ def test_a_stopped_server_leaves_no_process_no_shared_memory_and_no_file(
     assert not regions(name)
     assert not list(temporary_folder.iterdir())
     server.stop()  # twice is harmless
+
+
+def test_a_server_that_was_stopped_can_be_started_again(
+    nearest_repository: RepositoryFactory,
+) -> None:
+    server = TritonServer(nearest_repository([X2]))
+    pids = set()
+    for _ in range(2):
+        with server:
+            pids.add(server.pid)
+            assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
+            with pytest.raises(ServerStartError, match="already running: stop it first"):
+                server.start()
+    assert len(pids) == 2
+    assert all(map(group_is_gone, pids))
 
 
 def test_killing_the_program_that_started_it_leaves_nothing(
@@ -210,17 +226,19 @@ def _pending_requests(server: TritonServer) -> int:
 
 
 def test_it_is_ready_once_each_of_its_services_answers(nearest_server: TritonServer) -> None:
-    name, nobody = server_name(nearest_server.http_url), f"127.0.0.1:{free_port()}"
-    urls = {
-        "grpc_url": nearest_server.grpc_url,
-        "http_url": nearest_server.http_url,
-        "metrics_url": nearest_server.metrics_url,
-    }
-    assert is_ready(name, **urls)
-    assert is_ready(name, **(urls | {"http_url": None}))
-    assert not is_ready(name, **(urls | {"http_url": nobody}))
-    assert not is_ready(name, **(urls | {"metrics_url": nobody}))
-    assert not is_ready("another", **urls)
+    name, nobody = server_name(nearest_server.http_url), free_port()
+    urls = [nearest_server.grpc_url, nearest_server.http_url, nearest_server.metrics_url]
+    ports = {service: int(url.split(":")[1]) for service, url in zip(SERVICES, urls, strict=True)}
+
+    def ready(name: str, **changed: int | None) -> bool:
+        services = {key: port for key, port in (ports | changed).items() if port is not None}
+        return Services("127.0.0.1", services).are_ready(name)
+
+    assert ready(name)
+    assert ready(name, http=None)
+    assert not ready(name, http=nobody)
+    assert not ready(name, metrics=nobody)
+    assert not ready("another")
 
 
 def test_two_servers_on_one_machine_do_not_see_each_other(
@@ -250,6 +268,23 @@ def test_a_further_flag_reaches_tritonserver_and_its_log_the_caller(
         assert server.log_tail(3) == "\n".join(lines[-3:])
 
 
+def test_the_log_says_what_runs_where_and_tells_no_key(
+    nearest_repository: RepositoryFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "--http-restricted-api=shared-memory:admin-key=s3cret"
+    with (
+        caplog.at_level(logging.INFO, "rt4ksr_server"),
+        TritonServer(nearest_repository([X2]), extra_args=[secret]) as server,
+    ):
+        port = server.grpc_url.split(":")[1]
+    messages = "\n".join(caplog.messages)
+    assert re.search(r"^Using /.*/tritonserver", messages, re.MULTILINE)
+    assert re.search(rf"^Starting .*--grpc-port={port} .*restricted-api=\.\.\.", messages, re.M)
+    assert re.search(rf"^tritonserver \d+ is ready: .*'grpc': {port}", messages, re.MULTILINE)
+    assert re.search(r"^tritonserver stopped in \d+\.\d s", messages, re.MULTILINE)
+    assert "s3cret" not in messages
+
+
 def test_a_log_that_fails_does_not_stop_the_server(nearest_repository: RepositoryFactory) -> None:
     def fails(line: str) -> None:
         raise BrokenPipeError
@@ -276,7 +311,7 @@ def test_a_port_in_use_is_named_before_anything_starts(
 
 
 def test_a_free_port_lost_while_starting_is_replaced(
-    nearest_repository: RepositoryFactory,
+    nearest_repository: RepositoryFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     thieves: list[socket.socket] = []
 
@@ -290,6 +325,7 @@ def test_a_free_port_lost_while_starting_is_replaced(
         assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
         assert not server.http_url.endswith(f":{thieves[0].getsockname()[1]}")
     thieves[0].close()
+    assert [r.levelname for r in caplog.records if "Starting again" in r.message] == ["WARNING"]
 
 
 def test_a_server_that_dies_at_start_up_says_why(nearest_repository: RepositoryFactory) -> None:

@@ -96,7 +96,7 @@ def test_without_the_extra_the_error_names_both_remedies(
     def find_none() -> None:
         raise ServerStartError("no tritonserver found")
 
-    monkeypatch.setattr(rt4ksr_server.installation, "find_installation", find_none)
+    monkeypatch.setattr(rt4ksr_server.installation.Installation, "find", find_none)
     choice = ServerChoice(Connection(silent), start="if_absent")
 
     with pytest.raises(ServerUnreachableError) as caught, choice.running():

@@ -175,9 +175,9 @@ def local_server(model_repository: Path | None = None, models: Sequence[str] = (
 
 def _can_start_server() -> bool:
     try:
-        from rt4ksr_server.installation import find_installation
+        from rt4ksr_server.installation import Installation
 
-        find_installation()
+        Installation.find()
     except (ModuleNotFoundError, ServerStartError):
         return False
     return True
