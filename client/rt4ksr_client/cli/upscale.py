@@ -187,11 +187,8 @@ def upscale_folder(
 
     def work(job: Job, cancellation: Cancellation) -> tuple[Job, Result | Rt4ksrError]:
         try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
+            _create_folder(job.target.parent)
             return job, upscale_file(job.source, job.target, models, settings, cancellation)
-        except OSError as exc:
-            folder = printable(job.target.parent)
-            return job, PictureError(f"{folder}: cannot be created: {exc.strerror}")
         except ServerUnreachableError as exc:
             raise ServerUnreachableError(
                 f"{exc}; finished pictures are kept: run the same command again to continue"
@@ -214,6 +211,13 @@ def upscale_folder(
         report.finish()
     if report.failures:
         sys.exit(1)
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PictureError(f"{printable(folder)}: cannot be created: {exc.strerror}") from exc
 
 
 @dataclasses.dataclass
