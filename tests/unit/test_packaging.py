@@ -95,4 +95,12 @@ def test_the_base_install_is_the_thin_client(wheel: zipfile.ZipFile) -> None:
         if "extra ==" not in line
     }
 
-    assert base == {"click", "numpy", "pillow", "rich", "tritonclient"}
+    assert base == {
+        "click",
+        "grpcio",
+        "numpy",
+        "pillow",
+        "protobuf",
+        "rich",
+        "tritonclient",
+    }

@@ -28,7 +28,7 @@ def enlarged(image: Image.Image) -> Image.Image:
 def noise(mode: str, size: tuple[int, int] = (12, 10)) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     return (
-        Image.fromarray(values, "RGBA").convert(mode)
+        Image.fromarray(values).convert(mode)
         if mode != "CMYK"
         else Image.fromarray(values[:, :, :3]).convert("CMYK")
     )

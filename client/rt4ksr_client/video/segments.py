@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write, write_errors
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.video.options import VideoOptions
-from rt4ksr_client.video.source import VideoFacts
+from rt4ksr_client.video.source import ACCURATE_BICUBIC, FULL_CHROMA_INPUT, VideoFacts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -123,9 +123,7 @@ class SegmentWriter:
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.BICUBIC
-            | Interpolation.ACCURATE_RND
-            | Interpolation.FULL_CHR_H_INP,
+            interpolation=ACCURATE_BICUBIC | FULL_CHROMA_INPUT,
         )
         shown.pts, shown.time_base = pts, self._time_base
         self._mux(shown)

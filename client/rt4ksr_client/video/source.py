@@ -21,7 +21,22 @@ from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.options import VideoOptions
 
-__all__ = ["Shot", "VideoFacts", "av_errors", "opened", "read_shots", "video_stream"]
+__all__ = [
+    "ACCURATE_BICUBIC",
+    "FULL_CHROMA_INPUT",
+    "FULL_CHROMA_OUTPUT",
+    "Shot",
+    "VideoFacts",
+    "av_errors",
+    "opened",
+    "read_shots",
+    "video_stream",
+]
+
+# libswscale's flags by number: PyAV names them from 18 on, and Python 3.10 has no PyAV 18.
+ACCURATE_BICUBIC: Final = Interpolation.BICUBIC.value | 0x40000  # SWS_ACCURATE_RND
+FULL_CHROMA_OUTPUT: Final = 0x2000  # SWS_FULL_CHR_H_INT
+FULL_CHROMA_INPUT: Final = 0x4000  # SWS_FULL_CHR_H_INP
 
 _SD_HEIGHT_PX: Final = 576
 _HDR: Final = {16: "PQ (HDR10)", 18: "HLG"}
@@ -250,13 +265,10 @@ def _upright_rgb(frame: VideoFrame, facts: VideoFacts, path: Path) -> Frame:
         src_colorspace=_matrix(frame),
         src_color_range=_range(frame),
         dst_color_range=ColorRange.JPEG,
-        interpolation=_EXACT,
+        interpolation=ACCURATE_BICUBIC | FULL_CHROMA_OUTPUT,
     )
     array: Frame = rgb.to_ndarray().view(np.uint8)
     return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
-
-
-_EXACT: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 def _matrix(frame: VideoFrame) -> Colorspace:
