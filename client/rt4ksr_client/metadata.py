@@ -22,7 +22,19 @@ from PIL import (
     TiffImagePlugin,
 )
 
-__all__ = ["KEPT", "SUBSAMPLED", "collect", "save_options", "upright"]
+__all__ = [
+    "KEPT",
+    "SUBSAMPLED",
+    "FormatSupport",
+    "collect",
+    "is_subsampled",
+    "read_dpi",
+    "read_exif",
+    "read_iptc",
+    "read_xmp",
+    "save_options",
+    "upright",
+]
 
 KEPT: Final = ("icc_profile", "exif", "xmp", "iptc", "dpi")
 
@@ -59,7 +71,7 @@ def upright(image: Image.Image) -> Image.Image:
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         return image  # itself: a copy would not know its format
     rotated = ImageOps.exif_transpose(image)
-    rotated.info[SUBSAMPLED] = _is_subsampled(image)
+    rotated.info[SUBSAMPLED] = is_subsampled(image)
     return rotated
 
 
@@ -71,11 +83,11 @@ def collect(image: Image.Image) -> dict[str, Any]:
     """
     found = {
         "icc_profile": image.info.get("icc_profile"),
-        "exif": _read_exif(image),
-        "xmp": _read_xmp(image),
-        "iptc": _read_iptc(image),
-        "dpi": _read_dpi(image),
-        SUBSAMPLED: image.info.get(SUBSAMPLED) or _is_subsampled(image),
+        "exif": read_exif(image),
+        "xmp": read_xmp(image),
+        "iptc": read_iptc(image),
+        "dpi": read_dpi(image),
+        SUBSAMPLED: image.info.get(SUBSAMPLED) or is_subsampled(image),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -108,13 +120,15 @@ class FormatSupport:
         return name in self.names and fits
 
 
-def _is_subsampled(image: Image.Image) -> bool:
+def is_subsampled(image: Image.Image) -> bool:
+    """Whether ``image`` is a JPEG file with chroma at half the resolution (4:2:2 or 4:2:0)."""
     if not isinstance(image, JpegImagePlugin.JpegImageFile):
         return False
     return JpegImagePlugin.get_sampling(image) in _SUBSAMPLINGS
 
 
-def _read_exif(image: Image.Image) -> bytes:
+def read_exif(image: Image.Image) -> bytes:
+    """Return the EXIF data that also describes the upscaled picture, encoded; or nothing."""
     source = image.getexif()
     exif = Image.Exif()
     for tag in _EXIF_TAGS & set(source):
@@ -131,12 +145,14 @@ def _read_exif(image: Image.Image) -> bytes:
     return exif.tobytes() if len(exif) else b""
 
 
-def _read_xmp(image: Image.Image) -> bytes:
+def read_xmp(image: Image.Image) -> bytes:
+    """Return the XMP packet, or nothing."""
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     return xmp.encode() if isinstance(xmp, str) else bytes(xmp)
 
 
-def _read_iptc(image: Image.Image) -> bytes:
+def read_iptc(image: Image.Image) -> bytes:
+    """Return the raw IPTC-IIM records, or nothing."""
     if "iptc" in image.info:
         return bytes(image.info["iptc"])
     photoshop = image.info.get("photoshop")
@@ -153,7 +169,7 @@ def _read_iptc(image: Image.Image) -> bytes:
         return b""
 
 
-def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+def read_dpi(image: Image.Image) -> tuple[float, float] | None:
     """Return pixels per inch across and down; WebP and AVIF have them in their EXIF only."""
     resolution, per_inch = image.info.get("dpi"), 1.0
     try:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rt4ksr_client.errors import PictureError
 
-__all__ = ["Job", "default_target", "jobs_in_folder"]
+__all__ = ["Job", "default_target", "find_pictures", "jobs_in_folder"]
 
 NOT_PICTURES = frozenset({"MPEG", "PDF", "EPS", "WMF", "PS"})
 """Formats of Pillow that are video or documents."""
@@ -54,7 +54,7 @@ def jobs_in_folder(source: Path, target: Path, extension: str) -> list[Job]:
         PictureError: the folder has no pictures.
 
     """
-    pictures = sorted(_pictures_below(source, target))
+    pictures = sorted(find_pictures(source, target))
     if not pictures:
         raise PictureError(f"{source}: no pictures in this folder")
     names = Counter(path.with_suffix(extension) for path in pictures)
@@ -66,7 +66,8 @@ def jobs_in_folder(source: Path, target: Path, extension: str) -> list[Job]:
     return [Job(path, target / target_name(path).relative_to(source)) for path in pictures]
 
 
-def _pictures_below(source: Path, excluded: Path) -> Iterator[Path]:
+def find_pictures(source: Path, excluded: Path) -> Iterator[Path]:
+    """Yield the picture files below ``source``, by their suffixes; skip the folder ``excluded``."""
     suffixes = {
         suffix
         for suffix, name in Image.registered_extensions().items()

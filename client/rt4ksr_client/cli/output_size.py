@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["NAMED_SIZES", "Box", "SizePlan", "plan_size"]
+__all__ = ["NAMED_SIZES", "Box", "SizePlan", "cheapest_passes", "plan_size"]
 
 NAMED_SIZES: Final = {
     "1080p": (1920, 1080),
@@ -84,10 +84,12 @@ def plan_size(width_px: int, height_px: int, scales: Collection[int], box: Box |
         scale = min(scales)
         return SizePlan((scale,), width_px * scale, height_px * scale)
     width, height = box.fit(width_px, height_px)
-    return SizePlan(_cheapest(max(width / width_px, height / height_px), scales), width, height)
+    return SizePlan(
+        cheapest_passes(max(width / width_px, height / height_px), scales), width, height
+    )
 
 
-def _cheapest(factor: float, scales: Collection[int]) -> tuple[int, ...]:
+def cheapest_passes(factor: float, scales: Collection[int]) -> tuple[int, ...]:
     """Return the cheapest scales whose product is at least ``factor``, found as Dijkstra does.
 
     A pass costs the pixels that go into it, as multiples of the source's. Of passes that cost the

@@ -24,7 +24,14 @@ from rt4ksr_client.errors import (
 )
 from rt4ksr_client.upscaler import DEFAULT_SCALE, Upscaler
 
-__all__ = ["Models", "ServerChoice", "StartPolicy", "local_server"]
+__all__ = [
+    "Models",
+    "ServerChoice",
+    "StartPolicy",
+    "can_start_server",
+    "is_listening",
+    "local_server",
+]
 
 INSTALL_SERVER = "pip install 'rt4ksr-triton[server]'"
 
@@ -54,11 +61,11 @@ class ServerChoice:
 
         """
         url = self.connection.url
-        if self.start == "never" or (self.start == "if_absent" and _is_listening(url)):
+        if self.start == "never" or (self.start == "if_absent" and is_listening(url)):
             yield self.connection
             return
         if self.start == "if_absent":
-            if not _can_start_server():
+            if not can_start_server():
                 raise ServerUnreachableError(
                     f"no Triton server answers at {url}: give the address of a running one with "
                     f"--url, or let this command start one: {INSTALL_SERVER}"
@@ -173,7 +180,8 @@ def local_server(model_repository: Path | None = None, models: Sequence[str] = (
         yield server.grpc_url
 
 
-def _can_start_server() -> bool:
+def can_start_server() -> bool:
+    """Whether a tritonserver is installed: by the ``server`` extra, or on PATH."""
     try:
         from rt4ksr_server.installation import Installation
 
@@ -183,7 +191,7 @@ def _can_start_server() -> bool:
     return True
 
 
-def _is_listening(url: str) -> bool:
+def is_listening(url: str) -> bool:
     """Whether something accepts connections at ``host:port``."""
     host, _, port = url.rpartition(":")
     try:

@@ -105,7 +105,8 @@ def video(
     names = [models_for("video")[default].name, DEFAULT_MODELS[default].name]
     with server.models(names, scale) as models, _progress_bar() as bar:
         upscaler = models.first
-        target = target or _default_target(source, upscaler.served_model.scale)
+        suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
+        target = target or default_target(source, f"x{upscaler.served_model.scale}", suffix)
         task = bar.add_task("video", total=None, fps="")
         progress = Progress(done=0, expected=0, resumed=0)
 
@@ -134,11 +135,6 @@ def video(
         return
     resumed = f", {progress.resumed} of them before" if progress.resumed else ""
     click.echo(f"{printable(target)}: {progress.done} frames{resumed}, {fps:.1f} fps, {model}")
-
-
-def _default_target(source: Path, scale: int) -> Path:
-    suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
-    return default_target(source, f"x{scale}", suffix)
 
 
 def _progress_bar() -> Any:
