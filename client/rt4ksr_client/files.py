@@ -8,10 +8,11 @@ import os
 import secrets
 import shutil
 import stat
+import struct
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,15 +24,13 @@ from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
 __all__ = [
-    "ANIMATED_FORMATS",
     "FORMATS",
     "PNG_COMPRESS_LEVEL",
-    "animation_frames",
     "atomic_write",
     "decode",
     "encode",
+    "encoder_options",
     "format_of",
-    "is_animated",
     "is_stream",
     "on_white",
     "open_picture",
@@ -55,12 +54,8 @@ FORMATS: Final[dict[str, dict[str, Any]]] = {
 """Formats that can be written and the defaults of their encoders. With them, encoding a 4K
 photograph takes 0.03 s (JPEG) to 0.6 s (PNG)."""
 
-ANIMATED_FORMATS: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
-
 _WITH_QUALITY: Final = ("JPEG", "WEBP", "AVIF")
 _WITHOUT_ALPHA: Final = ("JPEG", "BMP")
-_DEFAULT_DURATION_MS: Final = 100
-"""How long browsers show a frame whose duration is 0."""
 _LONGEST_SUFFIX_BYTES: Final = 32
 _WRITE_FAILURES: Final = {
     errno.ENOSPC: "the disk is full",
@@ -132,25 +127,6 @@ def decode(
     return image
 
 
-def is_animated(image: Image.Image) -> bool:
-    """Whether the file has several frames in time (the pages of a TIFF are not)."""
-    return image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1
-
-
-def animation_frames(image: Image.Image) -> Iterator[tuple[Image.Image, float]]:
-    """Yield each frame as a viewer shows it, and its duration in milliseconds.
-
-    Pillow composes partial frames onto the ones before them. The default image of an APNG is left
-    out if it is not part of the animation.
-    """
-    count = getattr(image, "n_frames", 1)
-    first = 1 if image.info.get("default_image") and count > 1 else 0
-    for index in range(first, count):
-        image.seek(index)
-        frame = image.copy()
-        yield frame, float(frame.info.get("duration") or _DEFAULT_DURATION_MS)
-
-
 def format_of(path: Path) -> str:
     """Return the format (a key of :data:`FORMATS`) that the file name's suffix stands for.
 
@@ -180,33 +156,39 @@ def save_picture(
     path = Path(path)
     format_name = format_of(path)
     with write_errors(str(path)), atomic_write(path) as temporary:
-        temporary.write_bytes(encode([image], format_name, quality=quality))
+        temporary.write_bytes(encode(image, format_name, quality=quality))
 
 
-def encode(
-    images: Sequence[Image.Image],
-    format_name: str,
-    *,
-    quality: int | None = None,
-    durations_ms: Sequence[float] = (),
-    loop: int | None = None,
-) -> bytes:
-    """Return ``images`` as a file of the format ``format_name``; several are an animation.
+def encode(image: Image.Image, format_name: str, *, quality: int | None = None) -> bytes:
+    """Return ``image`` as a file of the format ``format_name``, with the metadata in its ``info``.
 
     A JPEG of quality 90 or more keeps its colours at full resolution, except when its source was a
     JPEG with subsampled chroma: at twice the size, half the resolution holds the same detail, for
     two thirds of the time.
 
     Args:
-        images: one picture, or the frames of an animation. The metadata in ``info`` of the first
-            is written where the format supports it.
+        image: the picture.
         format_name: a key of :data:`FORMATS`.
         quality: 1 to 100, for JPEG, WebP and AVIF.
-        durations_ms: of each frame of an animation, in milliseconds. Default: 100 each.
-        loop: how often an animation plays; 0 is forever, None once.
 
     """
-    info = {str(key): value for key, value in images[0].info.items()}
+    options = encoder_options(image, format_name, quality)
+    if format_name in _WITHOUT_ALPHA:
+        if image.has_transparency_data:
+            warn(f"{format_name} has no transparency: put on white")
+        image = on_white(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_name, **options)
+    return buffer.getvalue()
+
+
+def encoder_options(image: Image.Image, format_name: str, quality: int | None) -> dict[str, Any]:
+    """Return what Pillow's ``save`` takes for the format, with the metadata in ``info``.
+
+    Warns with :class:`~rt4ksr_client.pictures.PictureWarning` about metadata that the format
+    cannot store.
+    """
+    info = {str(key): value for key, value in image.info.items()}
     described, dropped = metadata.save_options(info, format_name)
     if dropped:
         warn(f"{format_name} cannot store the picture's {', '.join(dropped)}: left out")
@@ -215,17 +197,7 @@ def encode(
         options["quality"] = quality
     if format_name == "JPEG" and options["quality"] >= 90:
         options["subsampling"] = "4:2:0" if info.get(metadata.SUBSAMPLED) else "4:4:4"
-    if format_name in _WITHOUT_ALPHA:
-        if any(image.has_transparency_data for image in images):
-            warn(f"{format_name} has no transparency: put on white")
-        images = [on_white(image) for image in images]
-    if len(images) > 1:
-        options |= {"save_all": True, "append_images": images[1:]}
-        durations_ms = durations_ms or [_DEFAULT_DURATION_MS] * len(images)
-        options |= _timing(format_name, durations_ms, loop)
-    buffer = io.BytesIO()
-    images[0].save(buffer, format=format_name, **options)
-    return buffer.getvalue()
+    return options
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -272,7 +244,7 @@ def write_errors(name: str) -> Iterator[None]:
     except OSError as exc:
         reason = _WRITE_FAILURES.get(exc.errno or 0, str(exc))
         raise PictureError(f"{name}: cannot be written: {reason}") from exc
-    except (ValueError, KeyError, TypeError, OverflowError, SystemError) as exc:
+    except (ValueError, KeyError, TypeError, OverflowError, SystemError, struct.error) as exc:
         raise PictureError(f"{name}: cannot be written: {exc}") from exc
 
 
@@ -352,17 +324,6 @@ def _new_file_beside(target: Path, permissions: int) -> Path:
 def _short_suffix(path: Path) -> str:
     """Return the suffix, by which encoders choose a format; a name may have 255 bytes in all."""
     return path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX_BYTES else ""
-
-
-def _timing(format_name: str, durations_ms: Sequence[float], loop: int | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"duration": [round(ms) for ms in durations_ms]}
-    if format_name == "AVIF":
-        return options
-    if format_name == "GIF":
-        options["disposal"] = 2  # clear each frame: the next may be transparent where this was not
-    if loop is not None or format_name != "GIF":
-        options["loop"] = 1 if loop is None else loop
-    return options
 
 
 def _loses_bit_depth(image: Image.Image, source: Path | IO[bytes]) -> bool:

@@ -51,7 +51,7 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (31, 22)) -> Image.Image:
 
 
 def as_the_client_does(client: Upscaler, data: bytes, format_name: str) -> bytes:
-    return files.encode([client.upscale(files.decode(io.BytesIO(data), "x"))], format_name)
+    return files.encode(client.upscale(files.decode(io.BytesIO(data), "x")), format_name)
 
 
 @pytest.mark.filterwarnings("ignore::rt4ksr_client.pictures.PictureWarning")

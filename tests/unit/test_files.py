@@ -98,6 +98,6 @@ def test_a_decompression_bomb_is_rejected_at_the_limit(
 
 
 def test_a_stream_is_read_as_a_file_is() -> None:
-    data = files.encode([Image.new("RGB", (3, 2))], "AVIF")
+    data = files.encode(Image.new("RGB", (3, 2)), "AVIF")
 
     assert files.decode(io.BytesIO(data), "-").size == (3, 2)

@@ -197,7 +197,7 @@ def test_metadata_survives_each_format_or_its_loss_is_a_warning(name: str) -> No
     image = described()
     lost = [one for one in metadata.KEPT if one not in KEPT_BY[name]]
     with pytest.warns(PictureWarning, match=", ".join(lost)) if lost else nullcontext():
-        data = files.encode([image], name)
+        data = files.encode(image, name)
 
     found = metadata.collect(files.decode(io.BytesIO(data), name))
 
@@ -214,10 +214,10 @@ def test_metadata_survives_each_format_or_its_loss_is_a_warning(name: str) -> No
 
 
 def test_layout_tags_of_a_small_tiff_do_not_end_up_in_the_large_one() -> None:
-    small = files.encode([noise("RGBA", (64, 48)).convert("RGB")], "TIFF")
+    small = files.encode(noise("RGBA", (64, 48)).convert("RGB"), "TIFF")
     large = enlarged(files.decode(io.BytesIO(small), "small.tiff"))
 
-    again = files.decode(io.BytesIO(files.encode([large], "TIFF")), "large.tiff")
+    again = files.decode(io.BytesIO(files.encode(large, "TIFF")), "large.tiff")
 
     np.testing.assert_array_equal(np.asarray(again), np.asarray(large))
 
@@ -241,7 +241,7 @@ def test_a_jpeg_has_full_colour_resolution_unless_its_source_had_half(
     small = io.BytesIO()
     noise("RGB").save(small, format_name, exif=exif, **options)
 
-    large = files.encode([enlarged(files.decode(small, "small"))], "JPEG")
+    large = files.encode(enlarged(files.decode(small, "small")), "JPEG")
 
     found = JpegImagePlugin.get_sampling(Image.open(io.BytesIO(large)))
     assert ("4:4:4", "4:2:2", "4:2:0")[found] == sampling

@@ -137,5 +137,5 @@ def _data_url(image: Image.Image) -> str:
     format_name = "WEBP" if max(image.size) <= LARGEST_WEBP_PX else "JPEG"
     # Pages are passed on: keep the colour profile, but not who took the picture and where.
     image.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
-    data = base64.b64encode(encode([image], format_name, quality=QUALITY)).decode()
+    data = base64.b64encode(encode(image, format_name, quality=QUALITY)).decode()
     return f"data:image/{format_name.lower()};base64,{data}"

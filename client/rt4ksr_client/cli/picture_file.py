@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import IO, Final
 
 from PIL import Image
 
@@ -19,6 +21,7 @@ from rt4ksr_client.cli.output_size import Box, plan_size
 from rt4ksr_client.cli.server import Models
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import join, split, warn
+from rt4ksr_client.sequences import FrameSequence, Shot, write_sequence
 from rt4ksr_client.upscaler import Upscaler
 
 __all__ = ["STREAM", "Result", "Settings", "upscale_file"]
@@ -71,11 +74,13 @@ class Result:
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's time to ``stage``."""
-        start_s = perf_counter()
+    def timed(self, stage: str, *, without_others: bool = False) -> Iterator[None]:
+        """Add the block's time to ``stage``, or what of it went to no stage inside the block."""
+        start_s, before_ms = perf_counter(), sum(self.stages_ms.values())
         yield
         duration_ms = (perf_counter() - start_s) * 1000
+        if without_others:
+            duration_ms -= sum(self.stages_ms.values()) - before_ms
         self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + duration_ms
 
 
@@ -98,33 +103,38 @@ def upscale_file(
         raise PictureError(f"{target}: this is the source itself: give another name with -o")
     format_name = settings.format_for(target)
     result = Result(str(source), str(target))
-    frames: list[Image.Image] = []
-    durations_ms: list[float] = []
     with result.timed("decode"):
         image = _decode(source, settings.max_px)
     upscalers = models.by_scale  # contacts, or starts, the server: no stage of the picture
-    with image:  # the frames of an animation are read one by one
-        originals = _upright_frames(image, str(source), format_name)
-        while True:
-            with result.timed("decode"):
-                original = next(originals, None)
-            if original is None:
-                break
-            frame, duration_ms = original
-            with result.timed("upscale"):
-                frames.append(_upscale(frame, upscalers, settings.box, result, cancellation))
-            durations_ms.append(duration_ms)
-    if settings.strip_metadata:
-        for frame in frames:
-            for name in metadata.KEPT:
-                frame.info.pop(name, None)
-    with result.timed("encode"), files.write_errors(str(target)):
-        loop = image.info.get("loop")
-        data = files.encode(
-            frames, format_name, quality=settings.quality, durations_ms=durations_ms, loop=loop
-        )
-        _write(data, target)
-    result.after_px, result.frames = frames[0].size, len(frames)
+    with image, files.write_errors(str(target)), result.timed("encode", without_others=True):
+        sequence = FrameSequence(image, str(source), format_name)
+        originals = iter(sequence)
+
+        def upscaled() -> Iterator[Shot]:
+            while True:
+                with result.timed("decode"):
+                    shot = next(originals, None)
+                if shot is None:
+                    return
+                with result.timed("upscale"):
+                    picture = _upscale(shot.picture, upscalers, settings.box, result, cancellation)
+                result.after_px = picture.size
+                if settings.strip_metadata:
+                    for name in metadata.KEPT:
+                        picture.info.pop(name, None)
+                yield shot._replace(picture=picture)
+
+        result.frames = len(sequence)
+        with _opened(target) as stream:
+            write_sequence(
+                stream,
+                upscaled(),
+                format_name,
+                count=len(sequence),
+                has_alpha=sequence.has_alpha,
+                quality=settings.quality,
+                loop=sequence.loop,
+            )
     return result
 
 
@@ -132,19 +142,6 @@ def _decode(source: Path, max_px: int | None) -> Image.Image:
     if source != STREAM:
         return files.decode(source, str(source), max_px=max_px)
     return files.decode(io.BytesIO(sys.stdin.buffer.read()), "standard input", max_px=max_px)
-
-
-def _upright_frames(
-    image: Image.Image, name: str, format_name: str
-) -> Iterator[tuple[Image.Image, float]]:
-    """Yield the frames that ``format_name`` can store, with their durations in milliseconds."""
-    animated = files.is_animated(image)
-    if animated and format_name not in files.ANIMATED_FORMATS:
-        warn(f"{name}: {format_name} has no animation: only the first frame is kept")
-        animated = False
-    with files.read_errors(name):
-        for frame, duration_ms in files.animation_frames(image) if animated else [(image, 0.0)]:
-            yield metadata.upright(frame), duration_ms
 
 
 def _upscale(
@@ -171,10 +168,15 @@ def _upscale(
     return resized
 
 
-def _write(data: bytes, target: Path) -> None:
+@contextmanager
+def _opened(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that can seek, which becomes ``target``."""
     if target == STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with tempfile.TemporaryFile() as stream:
+            yield stream
+            stream.seek(0)
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
         return
-    with files.atomic_write(target) as temporary:
-        temporary.write_bytes(data)
+    with files.atomic_write(target) as temporary, temporary.open("w+b") as stream:
+        yield stream

@@ -81,7 +81,7 @@ class EncodedTransport(Transport):
 
 def encode_frame(frame: Frame, format_: PictureFormat) -> bytes:
     """Return ``frame``, uint8 ``(H, W, 3)``, as a file."""
-    return files.encode([Image.fromarray(frame)], format_.upper())
+    return files.encode(Image.fromarray(frame), format_.upper())
 
 
 def decode_frame(picture: bytes, format_: PictureFormat) -> Frame:

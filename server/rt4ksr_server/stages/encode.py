@@ -69,4 +69,4 @@ def _encode(upscaled: Frame, sidecar: Sidecar, wanted: Encoding) -> bytes:
         )
     image = pictures.join(frame, sidecar.side_data)
     with files.write_errors("the upscaled picture"):
-        return files.encode([image], wanted.format.upper(), quality=wanted.quality)
+        return files.encode(image, wanted.format.upper(), quality=wanted.quality)

@@ -37,7 +37,7 @@ class Sidecar:
     def to_bytes(self) -> bytes:
         """Return the form that :meth:`from_bytes` reads."""
         around = self.side_data
-        alpha = None if around.alpha is None else _text(files.encode([around.alpha], "PNG"))
+        alpha = None if around.alpha is None else _text(files.encode(around.alpha, "PNG"))
         return json.dumps(
             {
                 "width_px": self.width_px,
