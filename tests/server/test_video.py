@@ -219,6 +219,21 @@ def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: 
     assert words == [b"Hello"]
 
 
+def test_the_log_says_what_is_read_copied_and_written(
+    upscaler: Upscaler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=10, sound=True)
+
+    with caplog.at_level("INFO", "rt4ksr_client.video"):
+        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+
+    messages = "\n".join(caplog.messages)
+    assert "in.mp4: h264, 64x48, 25 frames/s, 0.4 s" in messages
+    assert "out.mp4: copies audio stream 1" in messages
+    assert "000000.mkv: 10 frames" in messages
+    assert "out.mp4: written from 1 segments" in messages
+
+
 @pytest.mark.parametrize("content", [b"", b"not a video" * 50])
 def test_what_is_not_a_video_is_said(upscaler: Upscaler, tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "in.mp4"

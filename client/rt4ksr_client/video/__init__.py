@@ -1,6 +1,6 @@
-"""Video files: decoded, upscaled and encoded as a pipeline. Needs the ``video`` extra (PyAV)."""
+"""Video files: decoded, upscaled and encoded at the same time. Needs the ``video`` extra (PyAV)."""
 
 from rt4ksr_client.video.options import VideoOptions
-from rt4ksr_client.video.run import Progress, upscale_video
+from rt4ksr_client.video.pipeline import Progress, upscale_video
 
 __all__ = ["Progress", "VideoOptions", "upscale_video"]

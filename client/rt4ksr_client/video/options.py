@@ -1,4 +1,4 @@
-"""What becomes of a video: validated, and comparable with what an interrupted run was asked for."""
+"""How a video is upscaled: the encoder, its settings, and the part of the source."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ __all__ = ["CODECS", "VideoOptions"]
 
 CODECS: Final[dict[str, dict[str, str]]] = {
     "libx264": {"crf": "18", "preset": "medium"},
-    "libx265": {"crf": "20", "preset": "medium"},
+    "libx265": {"crf": "20", "preset": "medium", "x265-params": "log-level=error"},
     "libsvtav1": {"crf": "28", "preset": "8"},
     "libvpx-vp9": {"crf": "28", "b": "0", "row-mt": "1", "cpu-used": "4"},
     "ffv1": {"level": "3"},
     "h264_nvenc": {"cq": "19", "preset": "p5"},
     "hevc_nvenc": {"cq": "21", "preset": "p5"},
 }
-"""Encoders and their defaults: visually close to the frames they are given."""
+"""Encoders and their default options, which lose little that can be seen."""
 
-_QUALITY: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
+QUALITY_OPTIONS: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
+"""What encoders call their quality where that is not ``crf``; None where they have none."""
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """``start_s`` and ``end_s`` count from the video's first frame; ``frames`` is how many at most.
+    """Settings of :func:`~rt4ksr_client.video.upscale_video`.
 
-    ``segment_frames``: what an interrupted run loses at most.
+    Args:
+        codec: FFmpeg's name of the encoder, one of ``libx264``, ``libx265``, ``libsvtav1``,
+            ``libvpx-vp9``, ``ffv1`` (lossless), ``h264_nvenc`` and ``hevc_nvenc``.
+        crf: quality of the encoder: lower is better, and larger. Default: by codec.
+        preset: the encoder's trade-off of speed and size, e.g. ``veryfast``. Default: by codec.
+        pixel_format: FFmpeg's name of the format to encode in.
+        start_s: begin this many seconds after the first frame.
+        end_s: end this many seconds after the first frame.
+        frames: upscale at most this many frames.
+        deinterlace: join the fields of interlaced video, which is rejected otherwise.
+        segment_frames: how many frames an interrupted run loses at most.
 
     Raises:
         VideoError: options that contradict each other.
@@ -45,26 +56,26 @@ class VideoOptions:
     segment_frames: int = 250
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Reject what cannot work."""
         if self.codec not in CODECS:
-            raise VideoError(f"codec {self.codec!r}: choose one of {', '.join(CODECS)}")
-        if self.crf is not None and _QUALITY.get(self.codec, "crf") is None:
-            raise VideoError(f"{self.codec} is lossless: it has no quality to choose")
+            raise VideoError(f"unknown codec {self.codec!r}: choose one of {', '.join(CODECS)}")
+        if self.crf is not None and QUALITY_OPTIONS.get(self.codec, "crf") is None:
+            raise VideoError(f"{self.codec} is lossless: leave out crf")
         if self.preset is not None and "preset" not in CODECS[self.codec]:
-            raise VideoError(f"{self.codec} has no presets")
+            raise VideoError(f"{self.codec} has no presets: leave out preset")
         if (self.start_s or 0) < 0 or (
             self.end_s is not None and self.end_s <= (self.start_s or 0)
         ):
-            raise VideoError("--start must not be negative, and --end must lie after it")
+            raise VideoError("start must not be negative, and end must be after it")
         if (self.frames is not None and self.frames < 1) or self.segment_frames < 1:
-            raise VideoError("a number of frames must be at least 1")
+            raise VideoError("frames and segment_frames must be at least 1")
 
     @property
     def encoder_options(self) -> dict[str, str]:
         """FFmpeg's options of the encoder."""
         options = dict(CODECS[self.codec])
         if self.crf is not None:
-            options[_QUALITY.get(self.codec) or "crf"] = str(self.crf)
+            options[QUALITY_OPTIONS.get(self.codec) or "crf"] = str(self.crf)
         if self.preset is not None:
             options["preset"] = self.preset
         return options

@@ -1,4 +1,4 @@
-"""An iterator that works ahead in a thread of its own, by a bounded number of items."""
+"""An iterator that computes its next items in a thread of its own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Generator, Iterator
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
-__all__ = ["ahead"]
+__all__ = ["prefetch"]
 
 Item = TypeVar("Item")
 
-_POLL_S = 0.1
+POLL_S = 0.1
 
 
-def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
+def prefetch(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
     """Yield ``items`` in order, computed up to ``depth`` ahead; closing it ends the thread."""
     queue: Queue[tuple[str, Any]] = Queue(depth)
     stopped = threading.Event()
@@ -22,7 +22,7 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
     def put(kind: str, value: Any = None) -> bool:
         while not stopped.is_set():
             try:
-                queue.put((kind, value), timeout=_POLL_S)
+                queue.put((kind, value), timeout=POLL_S)
             except Full:
                 continue
             return True
@@ -37,11 +37,14 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
         except BaseException as exc:
             put("error", exc)
 
-    thread = threading.Thread(target=produce, name="rt4ksr-decode", daemon=True)
+    thread = threading.Thread(target=produce, name="rt4ksr-prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            kind, value = _taken(queue)
+            try:
+                kind, value = queue.get(timeout=POLL_S)  # without end, Ctrl-C would not get through
+            except Empty:
+                continue
             if kind == "end":
                 return
             if kind == "error":
@@ -53,11 +56,3 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
         close = getattr(items, "close", None)
         if close is not None:
             close()
-
-
-def _taken(queue: Queue[tuple[str, Any]]) -> tuple[str, Any]:
-    while True:
-        try:
-            return queue.get(timeout=_POLL_S)
-        except Empty:
-            continue

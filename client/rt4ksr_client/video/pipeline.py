@@ -1,0 +1,160 @@
+"""A video from file to file: decoded, upscaled and encoded at the same time, then muxed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import av
+
+from rt4ksr_client.call import Cancellation
+from rt4ksr_client.concurrency import in_order
+from rt4ksr_client.errors import VideoError
+from rt4ksr_client.pictures import warn
+from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
+from rt4ksr_client.video.colours import pad_for
+from rt4ksr_client.video.muxer import Muxer
+from rt4ksr_client.video.options import VideoOptions
+from rt4ksr_client.video.prefetch import prefetch
+from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
+from rt4ksr_client.video.source import TimedFrame, VideoSource
+
+__all__ = ["Progress", "upscale_video"]
+
+DECODED_AHEAD: Final = 4
+COMPLETE: Final = 0.9
+"""Share of the header's duration below which a source is taken for cut off."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """``done`` of about ``expected`` frames; ``resumed`` of them by an earlier run."""
+
+    done: int
+    expected: int
+    resumed: int
+
+
+def upscale_video(
+    source: Path,
+    target: Path,
+    upscaler: Upscaler,
+    options: VideoOptions,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+) -> Progress:
+    """Upscale the video ``source`` into the file ``target``.
+
+    ``target`` is complete in the end, or as it was. Finished segments are kept in a folder beside
+    it until then. Audio, subtitles, chapters and metadata are copied, times are kept exactly, and
+    colours become BT.709.
+
+    Args:
+        source: a file that FFmpeg can read.
+        target: its suffix names the format: .mp4, .m4v, .mov, .mkv or .webm.
+        upscaler: upscales the frames; several are in flight at once.
+        options: the encoder, its settings, and the part to upscale.
+        resume: continue after the last finished segment of an interrupted run.
+        on_progress: called at the start and after every frame.
+
+    Raises:
+        VideoError: not a video, one that would come out wrong, or a target that cannot be written.
+        ServerError: the server failed, or cannot be reached.
+
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise VideoError(f"{target}: this is the source itself: give another name with -o")
+    video = VideoSource.probe(source, options)
+    muxer = Muxer(video, target, options)
+    folder = SegmentFolder(target, run_identity(video, upscaler, options), resume=resume)
+    progress = encode_segments(video, upscaler, options, folder, on_progress)
+    if not progress.done:
+        folder.remove()
+        raise VideoError(f"{source}: no frames between start and end")
+    segments = folder.finished()
+    if options.end_s is None and options.frames is None:
+        last_pts = max(max(segment.pts) for segment in segments)
+        length_s = float((last_pts - video.start_pts) * video.time_base)
+        if length_s < video.duration_s * COMPLETE - 1 / video.rate:
+            warn(f"{source}: ends early, after {length_s:.1f} of {video.duration_s:.1f} seconds")
+    muxer.write(segments)
+    folder.remove()
+    return progress
+
+
+def encode_segments(
+    source: VideoSource,
+    upscaler: Upscaler,
+    options: VideoOptions,
+    folder: SegmentFolder,
+    on_progress: Callable[[Progress], object],
+) -> Progress:
+    """Upscale every frame that is not in a finished segment of ``folder`` yet."""
+    finished = folder.finished()
+    resumed = sum(len(segment.pts) for segment in finished)
+    last = max((pts for segment in finished for pts in segment.pts), default=None)
+    if resumed:
+        logger.info("%s: continues after %d frames", folder.path, resumed)
+    progress = Progress(resumed, expected_frames(source, options), resumed)
+    on_progress(progress)
+    frames = source.frames(options, last)
+    if options.frames is not None:
+        frames = itertools.islice(frames, max(0, options.frames - resumed))
+    with closing(upscaled_frames(frames, upscaler)) as upscaled:
+        for index in itertools.count(len(finished)):
+            first = next(upscaled, None)
+            if first is None:
+                break
+            height, width, _ = pad_for(options.pixel_format, first.image).shape
+            rest = itertools.islice(upscaled, options.segment_frames - 1)
+            path = folder.segment_path(index)
+            with SegmentEncoder(path, (width, height), source, options) as encoder:
+                for frame in itertools.chain([first], rest):
+                    encoder.write(frame)
+                    progress = dataclasses.replace(progress, done=progress.done + 1)
+                    on_progress(progress)
+    return progress
+
+
+def upscaled_frames(
+    frames: Iterator[TimedFrame], upscaler: Upscaler
+) -> Generator[TimedFrame, None, None]:
+    """Yield ``frames`` upscaled, in order; they are decoded ahead and sent several at once."""
+
+    def upscale(frame: TimedFrame, cancellation: Cancellation) -> TimedFrame:
+        return TimedFrame(frame.pts, upscaler.upscale(frame.image, cancellation=cancellation))
+
+    with closing(prefetch(frames, DECODED_AHEAD)) as decoded:
+        yield from in_order(upscale, decoded, DEFAULT_IN_FLIGHT)
+
+
+def expected_frames(source: VideoSource, options: VideoOptions) -> int:
+    """Return about how many frames ``options`` choose, by what the file's header says."""
+    frames = source.expected_frames
+    if options.start_s is not None or options.end_s is not None:
+        end_s = frames / source.rate if options.end_s is None else options.end_s
+        frames = min(frames, round((end_s - (options.start_s or 0)) * source.rate))
+    return frames if options.frames is None else min(frames, options.frames)
+
+
+def run_identity(source: VideoSource, upscaler: Upscaler, options: VideoOptions) -> dict[str, Any]:
+    """Return what must be the same for a run to continue where another one ended."""
+    served, file = upscaler.served_model, source.path.stat()
+    return {
+        "source": str(source.path.absolute()),
+        "bytes": file.st_size,
+        "modified_ns": file.st_mtime_ns,
+        "model": served.name,
+        "scale": served.scale,
+        "weights": str(getattr(served, "weights_sha256", "")),
+        "options": dataclasses.asdict(options),
+        "encoders": av.__version__,
+    }
