@@ -12,7 +12,7 @@ EXTRAS_dev ?= train,rtx,video,server,loadtest
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all coverage lint unit docs export bench clean
+.PHONY: help demo check client test test-all coverage lint unit docs export bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMA
 	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo
 
 check: lint unit ## Lint, types and the tests that need no server
+
+client: $(VENV)/.client ## The tests of the client alone, with its base dependencies (also on Python 3.13)
+	$(PYTEST) --client tests/unit
 
 test: lint ## Lint, types, and the tests, with a real tritonserver
 	$(PYTEST)
@@ -64,6 +67,11 @@ $(VENV)/bin/python:
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (once) ..."
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS_demo)]'
+	@touch $@
+
+$(VENV)/.client: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (once) ..."
+	$(BIN)/pip install --quiet --editable . --group test
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python

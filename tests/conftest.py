@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import signal
 from collections.abc import Callable
@@ -17,19 +19,54 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What an import of this project's other packages needs besides the base dependencies.
+EXTRAS = {
+    "rt4ksr_client.video": "av",
+    "rt4ksr_export": "torch",
+    "rt4ksr_loadtest": "locust",
+    "rt4ksr_server": "pytriton",
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests and all broken inputs")
+    parser.addoption(
+        "--client", action="store_true", help="leave out the tests that need more than the client"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--client``, leave out the files with an import that is not installed."""
+    if not config.getoption("--client") or collection_path.suffix != ".py":
+        return None
+    imported = {
+        name
+        for node in ast.walk(ast.parse(collection_path.read_text()))
+        for name in imported_modules(node)
+    }
+    return True if any(not is_installed(name) for name in imported) else None
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def is_installed(module: str) -> bool:
+    needed = next((name for package, name in EXTRAS.items() if module.startswith(package)), module)
+    return importlib.util.find_spec(needed.partition(".")[0]) is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "server"):
             item.add_marker("server")
-    if config.getoption("--slow"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    unwanted = {"slow"} if not config.getoption("--slow") else set()
+    unwanted |= {"extras"} if config.getoption("--client") else set()
+    deselected = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture(scope="session")

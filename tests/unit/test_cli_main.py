@@ -95,6 +95,7 @@ def test_a_signal_unwinds_the_command_and_exits_as_shells_expect(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_a_log_and_examples(
     name: str, capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,8 @@ import pytest
 
 from rt4ksr_client.cli import cli
 
+pytestmark = pytest.mark.extras
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [

@@ -73,6 +73,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFi
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.extras
 def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
 
@@ -90,6 +91,7 @@ def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) ->
     assert not [name for name in names if name.endswith(".pth")]
 
 
+@pytest.mark.extras
 def test_the_base_install_is_the_thin_client(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
