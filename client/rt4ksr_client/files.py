@@ -35,6 +35,7 @@ __all__ = [
     "on_white",
     "open_picture",
     "read_errors",
+    "readable_suffixes",
     "save_picture",
     "write_errors",
 ]
@@ -70,6 +71,11 @@ _WRITE_FAILURES: Final = {
     errno.ENXIO: "nothing listens there",
     errno.ELOOP: "its symbolic links go in a circle",
 }
+_HEIF_BRANDS: Final = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()
+_HEIF_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif"})
+_NOT_PICTURES: Final = frozenset(
+    {"MPEG", "PDF", "EPS", "WMF", "PS", "BUFR", "GRIB", "HDF5", "IPTC"}
+)
 _opening = threading.Lock()
 
 
@@ -110,10 +116,21 @@ def decode(
 
     """
     with read_errors(name):
+        start = _first_bytes(source, 12)
+        is_heif = formats is None and start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
         # Pillow warns above its limit and raises above twice the limit; here the limit is strict.
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=formats)
+            if is_heif:
+                _register_heif()
+            try:
+                image = Image.open(source, formats=formats)
+            except UnidentifiedImageError:
+                if not is_heif or "HEIF" in Image.OPEN:
+                    raise
+                raise PictureError(
+                    f"{name}: to read HEIC and HEIF, pip install 'rt4ksr-triton[heif]'"
+                ) from None
         if max_px is not None and image.width * image.height > max_px:
             image.close()
             raise PictureError(
@@ -127,6 +144,18 @@ def decode(
     return image
 
 
+def readable_suffixes() -> frozenset[str]:
+    """Return the suffixes, in small letters, of the files that :func:`decode` reads.
+
+    Those of HEIF are among them without the ``heif`` extra, too: the error says what to install.
+    """
+    return _HEIF_SUFFIXES | {
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in _NOT_PICTURES
+    }
+
+
 def format_of(path: Path) -> str:
     """Return the format (a key of :data:`FORMATS`) that the file name's suffix stands for.
 
@@ -137,7 +166,7 @@ def format_of(path: Path) -> str:
     name = Image.registered_extensions().get(path.suffix.lower())
     if name not in FORMATS:
         known = ".png .jpg .webp .avif .tiff .bmp .gif"
-        raise PictureError(f"{path}: unknown picture format {path.suffix!r}: try one of {known}")
+        raise PictureError(f"{path}: {path.suffix!r} cannot be written: use one of {known}")
     return name
 
 
@@ -326,10 +355,22 @@ def _short_suffix(path: Path) -> str:
     return path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX_BYTES else ""
 
 
+def _register_heif() -> None:
+    """Teach Pillow HEIF, where the extra is installed; AVIF may have the same brands."""
+    if "HEIF" in Image.OPEN:
+        return
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+
+
 def _loses_bit_depth(image: Image.Image, source: Path | IO[bytes]) -> bool:
     """Whether Pillow silently reduces the picture to 8 bits; call it before ``image.load()``."""
     if image.mode.startswith(("I", "F")):
         return False
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8)) > 8
     if image.format == "AVIF":
         header = _first_bytes(source)
         start = header.find(b"av1C")

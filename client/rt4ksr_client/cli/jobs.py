@@ -8,14 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.files import readable_suffixes
 
 __all__ = ["Job", "default_target", "find_pictures", "jobs_in_folder"]
-
-NOT_PICTURES = frozenset({"MPEG", "PDF", "EPS", "WMF", "PS"})
-"""Formats of Pillow that are video or documents."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,7 @@ def jobs_in_folder(source: Path, target: Path, extension: str) -> list[Job]:
 
 def find_pictures(source: Path, excluded: Path) -> Iterator[Path]:
     """Yield the picture files below ``source``, by their suffixes; skip the folder ``excluded``."""
-    suffixes = {
-        suffix
-        for suffix, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in NOT_PICTURES
-    }
+    suffixes = readable_suffixes()
     for root, subfolders, names in os.walk(source):
         folder = Path(root)
         subfolders[:] = [
