@@ -1,68 +1,97 @@
-"""``rt4ksr loadtest``: Locust with this project's locustfile, and ``compare``."""
+"""``rt4ksr loadtest``: runs Locust with this package's locustfile; and ``compare``."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from rt4ksr_client.cli.console import printable
+from rt4ksr_client.cli.options import verbose_option, verbosity
 from rt4ksr_client.cli.server import local_server
-from rt4ksr_loadtest.compare_cli import compare_command
-from rt4ksr_loadtest.options import ARRIVALS, PROFILES
+from rt4ksr_client.connection import DEFAULT_URL
+from rt4ksr_client.errors import LoadTestError
+from rt4ksr_loadtest.options import OPTIONS, Option
+from rt4ksr_loadtest.report import Comparison, compare_page, compare_runs, write_text
+from rt4ksr_loadtest.report.wording import verdict_line
+from rt4ksr_loadtest.result import read_result
 
-__all__ = ["loadtest"]
+__all__ = ["compare_command", "loadtest"]
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
+DEFAULT_PROFILE = "smoke"
 SATURATE_USERS = 32
+PIPED_COLUMNS = 120
+
+
+def text_checker(row: Option) -> Callable[[str], str]:
+    """Return a click type that checks the text of an option and passes it on as it is."""
+
+    def check(text: str) -> str:
+        try:
+            row.parse(text)
+        except ValueError as exc:
+            raise click.BadParameter(f"{text!r}: {exc}") from exc
+        return text
+
+    return check
+
+
+def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add :data:`OPTIONS`; the function gets each under its name, as text or None."""
+    for row in reversed(OPTIONS):
+        default = DEFAULT_PROFILE if row.flag == "--profile" else row.default
+        function = click.option(
+            row.flag,
+            row.name,
+            type=click.Choice(row.choices) if row.choices else text_checker(row),
+            default=default or None,
+            show_default=bool(default),
+            metavar=row.metavar,
+            help=row.help,
+        )(function)
+    return function
 
 
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
-@click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's address.")
-@click.option("--local", is_flag=True, help="Start a server for this run; needs the server extra.")
+@click.option(
+    "--url",
+    default=DEFAULT_URL,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address of the server: its gRPC port, or http://HOST:PORT; several separated by commas.",
+)
+@click.option("--local", is_flag=True, help="Start a server for this run. Needs the server extra.")
 @click.option(
     "--model-repository",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="With --local: what it serves. Default: the shipped models.",
+    help="With --local: the repository to serve. Default: the shipped models.",
 )
 @click.option(
-    "--profile",
-    type=click.Choice(PROFILES),
-    default="smoke",
-    show_default=True,
-    help="Course of the load: smoke (10 s), steady (60 s), ramp, spike, soak (10 min), or "
-    "saturate: more and more users until throughput no longer rises or an objective breaks.",
+    "--users",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Concurrent users; the most that saturate, ramp and spike go up to. Default: 32 for "
+    "saturate, 8 for ramp and spike, otherwise 2 (open loop: 1).",
 )
-@click.option("--users", type=click.IntRange(min=1), help="saturate: at most; default 32.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Open loop: this rate.")
-@click.option("--arrivals", type=click.Choice(ARRIVALS), default="constant", show_default=True)
-@click.option("--scale", default="2", show_default=True, help="2, 3, or a mix such as 2:3,3:1.")
-@click.option("--model", help="A model by name instead.")
+@table_options
 @click.option(
-    "--transport",
-    type=click.Choice(["auto", "grpc", "http", "shm", "cuda_shm"]),
-    default="auto",
-    show_default=True,
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes on this machine that generate the load. Default: 1.",
 )
-@click.option("--frames", type=click.Path(path_type=Path), help="Pictures or a video to send.")
-@click.option("--frame-size", metavar="WxH", help="Of made-up frames. Default: the model's.")
-@click.option("--tile-px", type=int, help="Send squares of this side instead of frames.")
-@click.option("--duration", help="Of the profile, e.g. 90, 120s or 10m.")
-@click.option("--step", help="Length of a step of ramp and saturate. Default: 10s.")
-@click.option("--warm-up", help="Left out of every figure. Default: 5s.")
-@click.option("--check-share", type=click.FloatRange(0, 1), help="Answers compared. Default: 0.1.")
-@click.option("--request-timeout", help="Deadline of a request. Default: 60s.")
-@click.option("--processes", type=click.IntRange(min=1), help="Load generators on this machine.")
-@click.option("--slo", type=click.Path(path_type=Path), help="TOML file with objectives.")
-@click.option("--slo-p99-ms", type=float, help="Objective: 99 % of answers within this.")
-@click.option("--slo-goodput-fps", type=float, help="Objective: 4K frames/s at least.")
-@click.option("--slo-error-share", type=float, help="Objective: failures at most, 0 to 1.")
-@click.option("--metrics-url", help="Triton's metrics. Default: port 8002 of the host.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for result.json and reports.")
+@verbose_option
 @click.pass_context
 def loadtest(
     ctx: click.Context,
@@ -70,61 +99,55 @@ def loadtest(
     url: str,
     local: bool,
     model_repository: Path | None,
-    profile: str,
     users: int | None,
-    **options: object,
+    processes: int | None,
+    **texts: str | None,
 ) -> None:
-    """Stress-test a Triton server with 4K work.
+    """Measure a Triton server under load: 4K frames per second, latency, and correct answers.
 
     \b
-    rt4ksr loadtest --local                                                a server of its own, 10 s
-    rt4ksr loadtest --profile saturate --transport shm --out results/      finds the knee
+    rt4ksr loadtest --local                                       start a server, run for 10 s
+    rt4ksr loadtest --profile saturate --transport shm --out results/           find the knee
     rt4ksr loadtest --profile steady --fps 24 --duration 120s --slo-p99-ms 200
     rt4ksr loadtest compare results/a results/b
 
-    Closed loop: each user sends its next frame when its answer has come; how many frames a second
-    come out is what is measured. Open loop (--fps): frames are due at that rate whether or not the
-    server keeps up, and latency counts from when a frame was due.
+    Closed loop (the default): each user waits for its answer before it sends the next frame; this
+    measures throughput. Open loop (--fps): frames are due at that rate whether or not the server
+    keeps up, and latency counts from when a frame was due.
 
-    It exits with 1 when an objective is missed; without objectives, when a request failed. The same
-    test with Locust's own options and web page: locust -f loadtest/locustfile.py.
+    The exit code is 1 if an objective is missed or, without objectives, if a request failed. The
+    same test with Locust's own options and web page: locust -f loadtest/locustfile.py.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if ctx.invoked_subcommand is not None:
         return
-    users = users or _default_users(profile, open_loop=options["fps"] is not None)
-    with _address(url, local, model_repository) as host:
-        words = ["--host", host, "--users", str(users), "--load-profile", profile]
-        for name, value in options.items():
-            if value is not None:
-                words += [f"--{name.replace('_', '-')}", str(value)]
-        raise click.exceptions.Exit(_locust(words))
+    profile, is_open = str(texts["load_profile"]), texts["fps"] is not None
+    flags: dict[str, object] = {
+        "--users": users or default_users(profile, is_open=is_open),
+        "--processes": processes,
+    }
+    flags |= {row.locust_flag or row.flag: texts[row.name] for row in OPTIONS}
+    with local_server(model_repository) if local else contextlib.nullcontext(url) as host:
+        given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+        level = LOG_LEVELS[min(verbosity(ctx), 2)]
+        ctx.exit(run_locust([f"--host={host}", f"--loglevel={level}", *given]))
 
 
-loadtest.add_command(compare_command)
-
-
-def _default_users(profile: str, *, open_loop: bool) -> int:
+def default_users(profile: str, *, is_open: bool) -> int:
+    """Return the number of users of a profile where none was given."""
     if profile == "saturate":
         return SATURATE_USERS
     if profile in ("ramp", "spike"):
         return 8
-    return 1 if open_loop else 2
+    return 1 if is_open else 2
 
 
-@contextmanager
-def _address(url: str, local: bool, model_repository: Path | None) -> Iterator[str]:
-    if not local:
-        yield url
-        return
-    with local_server(model_repository) as address:
-        yield address
+def run_locust(arguments: Sequence[str]) -> int:
+    """Run Locust without its web page and return its exit code.
 
-
-def _locust(words: list[str]) -> int:
-    """Run it in a process of its own, which Ctrl-C reaches too; it reports before it ends."""
+    Ctrl-C reaches Locust as well as this process, which waits for it: the report comes first.
+    """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"]
-    command += ["--only-summary", "--loglevel", "WARNING", *words]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen([*command, "--only-summary", *arguments])
     previous = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
@@ -134,3 +157,77 @@ def _locust(words: list[str]) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@loadtest.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write an HTML page with the plots of both runs.",
+)
+@click.option(
+    "--noise",
+    "noise_share",
+    type=float,
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="How much worse B's figures may be, as a share of A's.",
+)
+@click.pass_context
+def compare_command(
+    ctx: click.Context, a: Path, b: Path, output: Path | None, noise_share: float
+) -> None:
+    """Compare two runs: A the earlier, B the later, each a folder or its result.json.
+
+    \b
+    rt4ksr loadtest compare results/a results/b -o compare.html
+
+    The exit code is 1 if B's goodput, p50, p99 or share of failures is worse by more than the
+    margin.
+    """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
+    earlier, later = read_result(a), read_result(b)
+    comparison = compare_runs(earlier, later, (printable(a), printable(b)), noise_share)
+    print_comparison(comparison)
+    if output is not None:
+        for path in (a, b):
+            file = path / "result.json" if path.is_dir() else path
+            if output.exists() and output.samefile(file):
+                raise LoadTestError(
+                    f"{printable(output)} is one of the results: give another name with -o"
+                )
+        write_text({output: compare_page(comparison, earlier, later)})
+        click.echo(f"{printable(output)}: open it in a browser")
+    if comparison.regressed:
+        ctx.exit(1)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print figures, differences, warnings and verdicts on standard output."""
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+    for label, name in zip("AB", comparison.names, strict=True):
+        console.print(Text(f"{label}: {name}"))
+    console.print(_table(("figure", "A", "B", "change"), comparison.figures, "right"))
+    if comparison.differences:
+        console.print(Text("The runs differ in more than the server:", "yellow"))
+        console.print(_table(("", "A", "B"), comparison.differences, "left"))
+    for text in comparison.warnings:
+        console.print(Text(f"warning: {printable(text)}", "yellow"))
+    for verdict in comparison.verdicts:
+        mark, colour = ("✔", "green") if verdict.passed else ("✘", "red")
+        console.print(Text(f"{mark} {verdict.objective}: {verdict_line(verdict)}", colour))
+    console.print(Text(comparison.summary, "bold red" if comparison.regressed else "bold green"))
+
+
+def _table(
+    head: Sequence[str], body: Iterable[Sequence[str]], justify: Literal["left", "right"]
+) -> Table:
+    table = Table(head[0])
+    for name in head[1:]:
+        table.add_column(name, justify=justify)
+    for row in body:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table

@@ -1,196 +1,410 @@
-"""What can be asked for, as Locust options: on the command line, and in the web page's form."""
+"""The options of a load test: one table for ``rt4ksr loadtest``, Locust's command line and its
+web form.
+
+Each field of :class:`LoadOptions` with an :func:`option` is a row of :data:`OPTIONS`, from which
+all three are made. To add an option, add a field.
+"""
 
 from __future__ import annotations
 
-import argparse
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from rt4ksr_client.connection import TransportName
-from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
+from rt4ksr_client.connection import DEFAULT_URL, Connection, TransportName
+from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_loadtest.gates import Objectives, load_objectives
+from rt4ksr_loadtest.objectives import Objectives, load_objectives
 
-__all__ = ["ARRIVALS", "PROFILES", "LoadOptions", "add_options", "read_options"]
+__all__ = [
+    "ARRIVALS",
+    "OPTIONS",
+    "PROFILES",
+    "LoadOptions",
+    "Option",
+    "add_arguments",
+    "option",
+    "read_options",
+]
 
 PROFILES: Final = ("smoke", "steady", "ramp", "spike", "soak", "saturate")
 ARRIVALS: Final = ("constant", "poisson")
+SMALLEST_SIDE_PX: Final = 128
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """One run's options, checked. ``shares``: model name to its share of the requests.
+class Option:
+    """An option, as a user sees it.
 
-    ``rate_fps`` (of all ``users`` together) makes the loop an open one. ``warm_up_s`` is left out
-    of every figure. ``tile_px``: None sends whole frames. ``check_share``: of the answers, whose
-    every pixel is compared; shape and the stamp are looked at in all of them.
-    """
-
-    url: str
-    transport: TransportName
-    shares: dict[str, float]
-    users: int
-    rate_fps: float | None
-    arrivals: str
-    profile: str | None
-    duration_s: float | None
-    step_s: float
-    warm_up_s: float
-    frames: Path | None
-    frame_px: tuple[int, int] | None
-    tile_px: int | None
-    check_share: float
-    timeout_s: float
-    metrics_url: str | None
-    objectives: Objectives
-    out: Path | None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are due at times fixed ahead."""
-        return self.rate_fps is not None
-
-    @property
-    def rate_fps_per_user(self) -> float:
-        """Of one user of the open loop: a stream of its own."""
-        return (self.rate_fps or 0.0) / self.users
-
-
-def add_options(parser: Any) -> None:
-    """Add them to Locust's parser (an ``argparse`` one that knows the web page too)."""
-    add = parser.add_argument
-    add("--scale", default="2", help="2, 3, or a weighted mix such as 2:3,3:1.")
-    add("--model", default="", help="A model by name, instead of this project's for the scale.")
-    add("--transport", default="auto", choices=get_args(TransportName), help="The way to it.")
-    add("--frames", default="", help="Folder of pictures, a picture or a video. Default: made up.")
-    add("--frame-size", default="", help="Of made-up frames: WIDTHxHEIGHT. Default: the model's.")
-    add("--tile-px", type=int, default=0, help="Send squares of this side instead of frames.")
-    add("--fps", type=float, default=0.0, help="Open loop: frames a second of all users together.")
-    add("--arrivals", default="constant", choices=ARRIVALS, help="Of the open loop.")
-    # Locust has a --profile of its own, which is something else.
-    add(
-        "--load-profile",
-        default="",
-        choices=("", *PROFILES),
-        help="Course of the load over time, instead of --users for --run-time.",
-        include_in_web_ui=False,
-    )
-    add("--duration", type=_seconds, default=0.0, help="Of a profile, e.g. 90 or 120s or 10m.")
-    add("--step", type=_seconds, default=10.0, help="Length of a step of ramp and saturate.")
-    add("--warm-up", type=_seconds, default=5.0, help="Left out of every figure.")
-    add("--check-share", type=float, default=0.1, help="Answers compared pixel by pixel, 0 to 1.")
-    add("--request-timeout", type=_seconds, default=60.0, help="Deadline of a request.")
-    add("--metrics-url", default="", help="Triton's metrics. Default: port 8002 of the host.")
-    add("--slo", default="", help="TOML file with objectives: p99_ms, goodput_fps, error_share.")
-    add("--slo-p99-ms", type=float, default=0.0, help="Objective: 99 % of answers within this.")
-    add("--slo-goodput-fps", type=float, default=0.0, help="Objective: at least this many frames.")
-    add("--slo-error-share", type=float, default=-1.0, help="Objective: at most this, 0 to 1.")
-    add("--out", default="", help="Folder for result.json, report.html and report.md.")
-
-
-def read_options(parsed: Any, host: str | None) -> LoadOptions:
-    """Check what Locust parsed.
-
-    Raises:
-        LoadTestError: an option that makes no sense.
+    Args:
+        flag: as typed, e.g. ``--frame-size``.
+        parse: turns the text a user gave into a value; raises ValueError for text it rejects.
+        help: one or two sentences for the help and the form; no percent sign, which argparse
+            would interpret.
+        default: as text; empty means "not given", and the value is then None.
+        metavar: name or unit of the value in the help, e.g. ``PX``.
+        choices: the only texts allowed; empty if there are too many to list.
+        locust_flag: the flag under Locust where Locust has another option called ``flag``.
+        in_form: whether Locust's web form has it.
 
     """
-    users = parsed.num_users or 1
-    try:
-        options = LoadOptions(
-            url=host or "127.0.0.1:8001",
-            transport=parsed.transport,
-            shares={parsed.model: 1.0} if parsed.model else _shares(parsed.scale),
-            users=users,
-            rate_fps=_positive(parsed.fps),
-            arrivals=parsed.arrivals,
-            profile=parsed.load_profile or None,
-            duration_s=_positive(parsed.duration),
-            step_s=parsed.step,
-            warm_up_s=parsed.warm_up,
-            frames=Path(parsed.frames) if parsed.frames else None,
-            frame_px=_size(parsed.frame_size),
-            tile_px=parsed.tile_px or None,
-            check_share=parsed.check_share,
-            timeout_s=parsed.request_timeout,
-            metrics_url=parsed.metrics_url or None,
-            objectives=load_objectives(
-                Path(parsed.slo) if parsed.slo else None,
-                p99_ms=_positive(parsed.slo_p99_ms),
-                goodput_fps=_positive(parsed.slo_goodput_fps),
-                error_share=None if parsed.slo_error_share < 0 else parsed.slo_error_share,
-            ),
-            out=Path(parsed.out) if parsed.out else None,
-        )
-    except ValueError as exc:
-        raise LoadTestError(str(exc)) from exc
-    _check(options)
-    return options
 
+    flag: str
+    parse: Callable[[str], Any]
+    help: str
+    default: str = ""
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    locust_flag: str = ""
+    in_form: bool = True
 
-def _check(options: LoadOptions) -> None:
-    if not 0 <= options.check_share <= 1:
-        raise LoadTestError(f"--check-share must be within 0..1, got {options.check_share}")
-    if options.tile_px is not None and (options.tile_px < 128 or options.tile_px % 2):
-        raise LoadTestError(f"--tile-px must be even and at least 128, got {options.tile_px}")
-    if options.timeout_s <= 0 or options.step_s <= 0:
-        raise LoadTestError("--request-timeout and --step must be positive")
+    @property
+    def name(self) -> str:
+        """The name that command lines and the form keep its value under."""
+        return (self.locust_flag or self.flag).removeprefix("--").replace("-", "_")
 
+    def read(self, text: str) -> Any:
+        """Return the value of ``text``; None if it is empty.
 
-def _positive(value: float) -> float | None:
-    """Return None for 0, which stands for an option not given."""
-    if value < 0 or not math.isfinite(value):
-        raise ValueError(f"{value} must be a positive number")
-    return value or None
+        Raises:
+            LoadTestError: the text is not a valid value.
 
-
-def _shares(scales: str) -> dict[str, float]:
-    """Read ``2`` or ``2:3,3:1``."""
-    weights: dict[str, float] = {}
-    for part in scales.split(","):
-        scale, _, weight = part.strip().partition(":")
+        """
+        if not text:
+            return None
         try:
-            weights[DEFAULT_MODELS[int(scale)].name] = float(weight or 1)
-        except (KeyError, ValueError):
-            known = ", ".join(map(str, sorted(DEFAULT_MODELS)))
-            raise LoadTestError(
-                f"--scale {scales!r}: give {known}, or a mix like 2:3,3:1"
-            ) from None
-    total = sum(weights.values())
-    if min(weights.values()) < 0 or not 0 < total < math.inf:
-        raise LoadTestError(f"--scale {scales!r}: weights must be positive")
-    return {name: weight / total for name, weight in weights.items() if weight}
+            return self.parse(text)
+        except ValueError as exc:
+            raise LoadTestError(f"{self.flag} {text}: {exc}") from exc
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    width, _, height = text.lower().partition("x")
-    try:
-        size = int(width), int(height)
-    except ValueError:
-        raise ValueError(f"--frame-size {text!r}: expected WIDTHxHEIGHT") from None
-    if min(size) < 128 or any(side % 2 for side in size):
-        raise ValueError(f"--frame-size {text!r}: sides must be even and at least 128")
-    return size
+def option(
+    flag: str,
+    parse: Callable[[str], Any],
+    help: str,  # noqa: A002
+    **row: Any,
+) -> dict[str, Option]:
+    """Return the metadata of a field whose value comes from an :class:`Option`."""
+    return {"option": Option(flag, parse, help, **row)}
 
 
-def _seconds(text: str | float) -> float:
-    """Read ``90``, ``90s``, ``10m`` or ``1h``."""
-    text = str(text).strip()
+def number(text: str) -> float:
+    """Read a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def positive(text: str) -> float:
+    """Read a number above 0."""
+    if (value := number(text)) <= 0:
+        raise ValueError("must be a positive number")
+    return value
+
+
+def share(text: str) -> float:
+    """Read a share from 0 to 1."""
+    if not 0 <= (value := number(text)) <= 1:
+        raise ValueError("must be within 0..1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Read a duration such as ``90``, ``90s``, ``10m`` or ``1h``."""
+    text = text.strip()
     factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
     try:
         value = float(text[:-1]) * factor if factor else float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, e.g. 90, 120s, 10m or 1h")
+        raise ValueError("expected seconds, e.g. 90, 120s, 10m or 1h")
     return value
 
 
-def nominal_size_px(model: str) -> tuple[int, int]:
-    """Width and height of the frames that ``model`` is made for; 1080p for one not of ours."""
-    spec = MODELS.get(model)
-    return (1920, 1080) if spec is None else (spec.input_width_px, spec.input_height_px)
+def positive_seconds(text: str) -> float:
+    """Read a duration above 0."""
+    if not (value := seconds(text)):
+        raise ValueError("must be positive")
+    return value
+
+
+def frame_side(text: str) -> int:
+    """Read the side of a frame in pixels: even and not too small."""
+    side_px = int(text)
+    if side_px < SMALLEST_SIDE_PX or side_px % 2:
+        raise ValueError(f"must be even and at least {SMALLEST_SIDE_PX}")
+    return side_px
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Read a width and a height in pixels, e.g. ``1920x1080``."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError("expected WIDTHxHEIGHT, e.g. 1920x1080")
+    return frame_side(width), frame_side(height)
+
+
+def model_shares(text: str) -> dict[str, float]:
+    """Read ``2`` or a mix such as ``2:3,3:1``: model name to its share of the requests."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        scale, _, weight = part.strip().partition(":")
+        try:
+            weights[DEFAULT_MODELS[int(scale)].name] = float(weight or 1)
+        except (KeyError, ValueError):
+            known = ", ".join(map(str, sorted(DEFAULT_MODELS)))
+            raise ValueError(f"give {known}, or a mix like 2:3,3:1") from None
+    total = sum(weights.values())
+    if min(weights.values()) < 0 or not 0 < total < math.inf:
+        raise ValueError("weights must be positive")
+    return {name: weight / total for name, weight in weights.items() if weight}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The options of one run. ``users`` is the number of concurrent users, Locust's own option.
+
+    Raises:
+        LoadTestError: options that exclude each other, or objectives that cannot be read.
+
+    """
+
+    url: str
+    users: int
+    scale: dict[str, float] = field(
+        metadata=option(
+            "--scale",
+            model_shares,
+            "Scale to upscale by: 2, 3, or a weighted mix such as 2:3,3:1.",
+            default="2",
+            metavar="SCALES",
+        )
+    )
+    model: str | None = field(
+        metadata=option(
+            "--model", str, "Use the model NAME instead of the default for --scale.", metavar="NAME"
+        )
+    )
+    transport: TransportName = field(
+        metadata=option(
+            "--transport",
+            str,
+            "How requests reach the server. auto uses shared memory on the same machine, otherwise "
+            "what the address says.",
+            default="auto",
+            choices=get_args(TransportName),
+        )
+    )
+    frames: Path | None = field(
+        metadata=option(
+            "--frames",
+            Path,
+            "Send frames of a picture, a video or a folder of pictures. Default: generated frames.",
+            metavar="PATH",
+        )
+    )
+    frame_px: tuple[int, int] | None = field(
+        metadata=option(
+            "--frame-size",
+            frame_size,
+            "Size of generated frames. Default: the size the model is made for.",
+            metavar="WxH",
+        )
+    )
+    tile_px: int | None = field(
+        metadata=option(
+            "--tile-px",
+            frame_side,
+            "Send square tiles of this side instead of whole frames.",
+            metavar="PX",
+        )
+    )
+    rate_fps: float | None = field(
+        metadata=option(
+            "--fps",
+            positive,
+            "Open loop: frames per second of all users together. Default: closed loop.",
+            metavar="FPS",
+        )
+    )
+    arrivals: str = field(
+        metadata=option(
+            "--arrivals",
+            str,
+            "Open loop: frames are due at equal intervals (constant) or at random (poisson).",
+            default="constant",
+            choices=ARRIVALS,
+        )
+    )
+    profile: str | None = field(
+        metadata=option(
+            "--profile",
+            str,
+            "Load over time: smoke (10 s), steady (60 s), ramp, spike, soak (10 min), or saturate: "
+            "more and more users until throughput stops rising or the latency objective is missed.",
+            choices=PROFILES,
+            locust_flag="--load-profile",  # Locust's --profile is something else
+            in_form=False,
+        )
+    )
+    duration_s: float | None = field(
+        metadata=option(
+            "--duration",
+            positive_seconds,
+            "Duration of the profile, e.g. 90, 120s or 10m. Default: the profile's own.",
+            metavar="TIME",
+        )
+    )
+    step_s: float = field(
+        metadata=option(
+            "--step",
+            positive_seconds,
+            "Duration of each step of ramp and saturate.",
+            default="10s",
+            metavar="TIME",
+        )
+    )
+    warm_up_s: float = field(
+        metadata=option(
+            "--warm-up",
+            seconds,
+            "Duration of the warm-up, which no figure includes.",
+            default="5s",
+            metavar="TIME",
+        )
+    )
+    check_share: float = field(
+        metadata=option(
+            "--check-share",
+            share,
+            "Share of the answers, 0 to 1, to compare pixel by pixel. Shape and stamp are always "
+            "checked.",
+            default="0.1",
+            metavar="SHARE",
+        )
+    )
+    timeout_s: float = field(
+        metadata=option(
+            "--request-timeout",
+            positive_seconds,
+            "Deadline per request.",
+            default="60s",
+            metavar="TIME",
+        )
+    )
+    metrics_url: str | None = field(
+        metadata=option(
+            "--metrics-url",
+            str,
+            "Address of Triton's metrics. Default: port 8002 of the server.",
+            metavar="URL",
+        )
+    )
+    slo: Path | None = field(
+        metadata=option(
+            "--slo",
+            Path,
+            "TOML file with objectives: p99_ms, goodput_fps, error_share.",
+            metavar="FILE",
+        )
+    )
+    slo_p99_ms: float | None = field(
+        metadata=option(
+            "--slo-p99-ms", positive, "Objective: p99 latency at most this.", metavar="MS"
+        )
+    )
+    slo_goodput_fps: float | None = field(
+        metadata=option(
+            "--slo-goodput-fps",
+            positive,
+            "Objective: at least this many correct 4K frames per second.",
+            metavar="FPS",
+        )
+    )
+    slo_error_share: float | None = field(
+        metadata=option(
+            "--slo-error-share",
+            share,
+            "Objective: at most this share of the requests fails, 0 to 1.",
+            metavar="SHARE",
+        )
+    )
+    out: Path | None = field(
+        metadata=option(
+            "--out", Path, "Folder for result.json, report.html and report.md.", metavar="FOLDER"
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Fail now, not after the run."""
+        _ = self.connection, self.objectives
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The way to the server or servers."""
+        try:
+            return Connection(self.url, self.transport, timeout_s=self.timeout_s)
+        except ValueError as exc:
+            raise LoadTestError(str(exc)) from exc
+
+    @cached_property
+    def objectives(self) -> Objectives:
+        """Those of the file, overridden by those given one by one."""
+        return load_objectives(
+            self.slo,
+            p99_ms=self.slo_p99_ms,
+            goodput_fps=self.slo_goodput_fps,
+            error_share=self.slo_error_share,
+        )
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Model name to its share of the requests; the shares sum to 1."""
+        return {self.model: 1.0} if self.model else self.scale
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the loop is open: requests are due at times fixed ahead."""
+        return self.rate_fps is not None
+
+    @property
+    def rate_fps_per_user(self) -> float:
+        """Rate of one user of the open loop."""
+        return (self.rate_fps or 0.0) / self.users
+
+
+BY_FIELD: Final[dict[str, Option]] = {
+    each.name: each.metadata["option"] for each in fields(LoadOptions) if each.metadata
+}
+OPTIONS: Final = tuple(BY_FIELD.values())
+
+
+def add_arguments(parser: Any) -> None:
+    """Add :data:`OPTIONS` to Locust's parser, an argparse one from which the form is made too.
+
+    Values stay text until :func:`read_options`, because Locust keeps the type of the default when
+    it takes a value from the form.
+    """
+    for row in OPTIONS:
+        arguments: dict[str, Any] = {"default": row.default, "help": row.help}
+        if row.choices:
+            arguments["choices"] = row.choices if row.default else ("", *row.choices)
+        else:
+            arguments["metavar"] = row.metavar
+        parser.add_argument(row.locust_flag or row.flag, include_in_web_ui=row.in_form, **arguments)
+
+
+def read_options(parsed: Any, host: str | None) -> LoadOptions:
+    """Read what Locust parsed from its command line or the form.
+
+    Raises:
+        LoadTestError: an option has no valid value.
+
+    """
+    values = {field: row.read(getattr(parsed, row.name)) for field, row in BY_FIELD.items()}
+    return LoadOptions(url=host or DEFAULT_URL, users=parsed.num_users or 1, **values)

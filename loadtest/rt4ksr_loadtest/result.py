@@ -1,19 +1,17 @@
-"""What a load test found: the one form in which the measuring hands over to the reporting.
-
-A result is data only. Measuring fills it in, reports and gates read it, ``result.json`` keeps it.
-"""
+"""The result of a load test, as ``result.json`` keeps it and reports read it. Data only."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from rt4ksr_client.errors import LoadTestError
 
 __all__ = [
+    "FRAME_PX",
     "Generator",
     "Interval",
     "Latency",
@@ -30,17 +28,19 @@ __all__ = [
     "write_result",
 ]
 
+FRAME_PX: Final = 3840 * 2160
+"""Output pixels of a 4K frame, the unit of throughput."""
+
 LoadModel = Literal["closed", "open"]
-"""``closed``: each user waits for its answer before it asks again; ``open``: requests are due at
-times fixed ahead, whether or not the server keeps up."""
+"""``closed``: each user waits for its answer before it sends the next frame; ``open``: requests are
+due at fixed times, whether or not the server keeps up."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was asked for.
+    """The settings of a run.
 
-    ``frames``: where the pictures came from, for people. ``arrivals``: of the open loop,
-    ``constant`` or ``poisson``. ``rate_fps``, requests per second of all users, is None in the
-    closed loop.
+    ``frames`` says where the pictures came from. ``arrivals`` (``constant`` or ``poisson``) and
+    ``rate_fps`` (requests per second of all users) belong to the open loop; None in the closed one.
     """
 
     profile: str
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the load came from, and what served it."""
+    """The machine that generated the load, and the server."""
 
     generator_cpu: str
     generator_cores: int
@@ -69,7 +69,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generator_system: str
     python: str
     versions: dict[str, str]
-    """Package name to version, of those that matter."""
+    """Package name to version."""
     server_version: str
     server_on_this_host: bool
     model_weights_sha256: dict[str, str]
@@ -79,9 +79,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time from a request being sent (closed loop) or due (open loop) to its answer.
 
-    Percentiles are those of all right answers of all workers together (nearest rank);
-    ``histogram`` is of the same, in HdrHistogram's V2 base64 form, in microseconds. All are 0 where
-    there was no right answer.
+    Percentiles are by nearest rank over the correct answers of all workers together, exact to 3
+    significant digits: at most 0.1 % above the true value. Maximum and mean are exact. All are 0
+    without a correct answer. ``histogram`` is of the same answers, in microseconds, in
+    HdrHistogram's V2 base64 form; empty without a correct answer.
     """
 
     p50_ms: float
@@ -94,12 +95,12 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole measured window, warm-up left out.
+    """The whole measured window, without the warm-up.
 
-    ``right`` answers are the goodput; ``failures`` counts the others by kind (``wrong picture``,
-    ``overloaded``, ``timeout``, ...). ``offered_fps`` is the rate that was asked for: in the closed
-    loop it equals the achieved one. A frame is one of 3840x2160 or, where requests differ, as many
-    output pixels as that.
+    ``right`` counts correct answers, which are the goodput; ``failures`` counts the others by kind
+    (``wrong picture``, ``overloaded``, ``timeout``, ...). ``offered_fps`` is the rate at which
+    requests were due; in the closed loop it equals the achieved rate. A frame is 3840x2160 output
+    pixels; smaller and larger requests count in proportion.
     """
 
     requests: int
@@ -113,9 +114,9 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServerWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the server says of the same window; times are means per request.
+    """What the server reported of the same window; times are means per request.
 
-    Shares of CPU are of one core (2.0: two cores busy); None where the server does not tell.
+    ``cpu_cores`` is the mean number of busy cores. None where the server does not report it.
     """
 
     success_count: int
@@ -135,9 +136,8 @@ class ServerWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Generator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The load generator itself, all workers together.
 
-    ``late_ms_p99``: by how much requests of the open loop left after they were due because of the
-    generator, not of the server. ``is_limit``: the figures are rather the generator's than the
-    server's.
+    ``late_ms_p99``: by how much the generator sent requests of the open loop after they were due.
+    ``is_limit``: the generator, not the server, limits the figures.
     """
 
     cpu_cores: float
@@ -148,7 +148,7 @@ class Generator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A short piece of the run (a second, longer in long runs), warm-up included.
+    """A part of the run (a second, longer in long runs), warm-up included.
 
     ``start_s`` counts from the start of the run.
     """
@@ -194,7 +194,7 @@ class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One objective and how it was met. ``unit`` is for people: ``ms``, ``frames/s``, ``%``."""
+    """One objective and whether it was met; ``unit`` is ``ms``, ``frames/s`` or ``%``."""
 
     objective: str
     limit: float
@@ -204,7 +204,7 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a run found."""
+    """The result of a run."""
 
     started_at: str
     """ISO 8601, with the offset from UTC."""
@@ -214,12 +214,12 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     totals: Totals
     latency: Latency
     server: ServerWork | None
-    """None: the server's statistics could not be read at both ends of the window."""
+    """None if the server's statistics could not be read at both ends of the window."""
     generator: Generator
     intervals: tuple[Interval, ...]
     steps: tuple[Step, ...] = ()
     knee: int | None = None
-    """Index of the first step with about the best goodput, the objective on latency kept."""
+    """Index of the first step with about the best goodput that met the latency objective."""
     outages: tuple[Outage, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -251,7 +251,7 @@ def write_result(result: RunResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> RunResult:
-    """Read what :func:`write_result` wrote; ``path`` may be the folder it lies in.
+    """Read what :func:`write_result` wrote; ``path`` is the file or its folder.
 
     Raises:
         LoadTestError: no such file, or not a result of this version.

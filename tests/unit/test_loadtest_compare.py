@@ -1,4 +1,4 @@
-"""Two load tests side by side."""
+"""The comparison of two load tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_loadtest.compare import compare_page, compare_runs
-from rt4ksr_loadtest.compare_cli import compare_command
+from rt4ksr_loadtest.cli import compare_command
+from rt4ksr_loadtest.report import compare_page, compare_runs
 from rt4ksr_loadtest.result import RunResult, write_result
 from support import loadtest_samples as samples
 
@@ -35,11 +35,11 @@ def test_the_same_run_twice_is_no_regression(tmp_path: Path) -> None:
 
     assert outcome.exit_code == 0
     assert "B is not worse than A by more than 5 %" in outcome.output
-    assert "Not alike" not in outcome.output
+    assert "differ in more than the server" not in outcome.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_worse_run_ends_with_exit_code_1_and_says_in_what(tmp_path: Path) -> None:
+def test_a_worse_run_exits_with_1_and_its_missed_verdicts(tmp_path: Path) -> None:
     outcome = compared(tmp_path, samples.run(), samples.run(**SLOWER))
 
     assert outcome.exit_code == 1
@@ -60,7 +60,7 @@ def test_the_margin_is_that_of_the_option(tmp_path: Path) -> None:
     assert "by more than 60 %" in outcome.output
 
 
-def test_changes_are_said_in_percent_of_the_first() -> None:
+def test_changes_are_in_percent_of_the_first_run() -> None:
     a = samples.run()
     b = replace(a, totals=replace(a.totals, goodput_fps=a.totals.goodput_fps * 1.5))
 
@@ -69,7 +69,7 @@ def test_changes_are_said_in_percent_of_the_first() -> None:
     assert figures["generator CPU, cores"][3] == "+0.0 %"
 
 
-def test_what_was_not_alike_is_listed() -> None:
+def test_differences_of_settings_and_machines_are_listed() -> None:
     a, b = samples.run(), samples.run(transport="http", url="10.0.0.1:8001")
     b = replace(b, machine=replace(b.machine, generator_cores=2))
 
@@ -77,10 +77,11 @@ def test_what_was_not_alike_is_listed() -> None:
     assert [name for name, _, _ in differences] == ["transport", "generator"]
     assert differences[0] == ("transport", "grpc", "http")
     assert compare_runs(a, a, ("a", "b"), 0.05).differences == ()
-    assert "What was not alike" in page_of(a, b)
+    assert "Differences" in page_of(a, b)
+    assert "differ in more than the server" in page_of(a, b)
 
 
-def test_warnings_of_either_run_are_passed_on(tmp_path: Path) -> None:
+def test_warnings_of_both_runs_are_shown(tmp_path: Path) -> None:
     limited = replace(samples.run(), warnings=("The load generator is the limit",))
 
     assert "warning: A: The load generator is the limit" in (
@@ -103,7 +104,7 @@ def test_the_page_has_both_runs_in_each_plot_and_needs_nothing_else(tmp_path: Pa
     assert not re.search(r'<script|(src|href)="(?!#)|url\(http', page)
 
 
-def test_runs_that_have_little_to_compare_make_a_page() -> None:
+def test_runs_with_little_to_compare_make_a_page() -> None:
     bare, knee = samples.nothing_right(), samples.saturating()
 
     for a, b in ((bare, bare), (knee, bare)):
@@ -112,7 +113,7 @@ def test_runs_that_have_little_to_compare_make_a_page() -> None:
         assert not re.search(r">\s*(nan|inf|None)\b", page)
 
 
-def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     evil = samples.run(transport="[red]<b>x</b>", frames="\x1b[2Jgone")
 
     assert "[red]<b>x</b>" in compared(tmp_path, samples.run(), evil).output
@@ -120,7 +121,7 @@ def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert "<b>x" not in page_of(samples.run(), evil, "<b>x</b>")
 
 
-def test_results_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+def test_unreadable_results_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text("{}")
 
@@ -130,7 +131,7 @@ def test_results_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         assert said in str(outcome.exception)
 
 
-def test_a_result_is_not_overwritten_by_the_page(tmp_path: Path) -> None:
+def test_the_page_does_not_overwrite_a_result(tmp_path: Path) -> None:
     result = tmp_path / "a" / "result.json"
     outcome = compared(tmp_path, samples.run(), samples.run(), "-o", str(result))
 
@@ -139,7 +140,7 @@ def test_a_result_is_not_overwritten_by_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("noise", ["-0.1", "1", "nan"])
-def test_a_margin_that_makes_no_sense_is_refused(tmp_path: Path, noise: str) -> None:
+def test_an_impossible_margin_is_rejected(tmp_path: Path, noise: str) -> None:
     outcome = compared(tmp_path, samples.run(), samples.run(), "--noise", noise)
 
     assert isinstance(outcome.exception, LoadTestError)

@@ -17,12 +17,10 @@ from matplotlib.figure import Figure
 from msgspec.structs import replace
 
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_loadtest.gates import Objectives, judge
+from rt4ksr_loadtest.objectives import Objectives, judge
 from rt4ksr_loadtest.report import run_page, run_summary, write_report
-from rt4ksr_loadtest.report.curves import over_time
-from rt4ksr_loadtest.report.distribution import distribution_of
-from rt4ksr_loadtest.report.drawing import FIRST
-from rt4ksr_loadtest.report.words import NONE
+from rt4ksr_loadtest.report.drawing import FIRST, draw_over_time
+from rt4ksr_loadtest.report.wording import NONE
 from rt4ksr_loadtest.result import Outage, RunResult
 from support import loadtest_samples as samples
 
@@ -102,7 +100,7 @@ def every_step_failed() -> RunResult:
 ODD: dict[str, Callable[[], RunResult]] = {
     "closed": samples.run,
     "open, outage": lambda: samples.run(outage=Outage(20, 7.5), failure_share=0.02, **OPEN),
-    "nothing right": samples.nothing_right,
+    "nothing correct": samples.nothing_right,
     "no request": without_requests,
     "no interval": lambda: replace(samples.nothing_right(), intervals=()),
     "one interval": lambda: samples.run(duration_s=1.0, warmup_s=0.0),
@@ -127,7 +125,7 @@ def odd_page(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", list(ODD))
-def test_any_result_makes_a_page_with_plots_that_needs_nothing_from_elsewhere(name: str) -> None:
+def test_every_result_makes_a_page_with_plots_that_loads_nothing(name: str) -> None:
     page = odd_page(name)
     parsed = _Page(page)
 
@@ -141,7 +139,7 @@ def test_any_result_makes_a_page_with_plots_that_needs_nothing_from_elsewhere(na
 
 
 @pytest.mark.parametrize("name", list(ODD))
-def test_any_result_makes_markdown_with_whole_tables(name: str) -> None:
+def test_every_result_makes_markdown_with_complete_tables(name: str) -> None:
     summary = run_summary(ODD[name]())
 
     for block in summary.split("\n\n"):
@@ -151,14 +149,14 @@ def test_any_result_makes_markdown_with_whole_tables(name: str) -> None:
     assert not re.search(r"\b(nan|inf|None)\b", summary)
 
 
-def test_markup_in_names_is_shown_and_not_obeyed() -> None:
+def test_markup_in_names_is_escaped() -> None:
     assert EVIL in _Page(odd_page("markup in names")).text
     summary = run_summary(with_markup_in_names())
     assert not re.search(r"(?<!\\)<script", summary)
     assert not re.search(r"(?<!\\)`", summary)
 
 
-def test_the_headline_says_goodput_output_latency_and_failures() -> None:
+def test_the_headline_shows_goodput_output_latency_and_failures() -> None:
     run = ODD["open, outage"]()
     text = _Page(odd_page("open, outage")).text
 
@@ -172,17 +170,20 @@ def test_the_headline_says_goodput_output_latency_and_failures() -> None:
         assert f"{kind} {count:,}" in text
 
 
-def test_the_load_model_is_said_in_words() -> None:
+def test_the_load_model_and_the_exactness_of_percentiles_are_described() -> None:
     closed, opened = odd_page("closed"), odd_page("open, outage")
 
     assert "Closed loop: 4 users each wait for an answer" in closed
     assert "from when a request was sent" in closed
-    assert "Open loop: requests are due at 20.0 a second, at random (Poisson)" in opened
+    assert "Open loop: requests are due at 20.0 per second, at random (Poisson)" in opened
     assert "from when a request was due" in opened
     assert "Closed loop" not in opened
+    for page in (closed, opened):
+        assert "Percentiles are exact to 3 significant digits." in page
+    assert "exact to 3 significant digits" in run_summary(ODD["closed"]())
 
 
-def test_warnings_stand_before_any_figure_in_their_order() -> None:
+def test_warnings_come_before_the_figures_in_their_order() -> None:
     run = samples.run(duration_s=6.0)
     limited = replace(run, warnings=("The load generator is the limit.", "One worker was lost."))
 
@@ -191,7 +192,7 @@ def test_warnings_stand_before_any_figure_in_their_order() -> None:
         assert report.index("One worker was lost") < report.index("goodput")
 
 
-def test_verdicts_are_shown_with_what_was_measured() -> None:
+def test_verdicts_are_shown_with_the_measured_value() -> None:
     run = samples.run()
     judged = replace(run, verdicts=judge(run, Objectives(p99_ms=1e6, goodput_fps=1e3)))
     text, summary = _Page(run_page(judged)).text, run_summary(judged)
@@ -203,12 +204,12 @@ def test_verdicts_are_shown_with_what_was_measured() -> None:
     assert "✔ met p99 latency" in text
 
 
-def test_a_latency_that_there_is_not_is_never_shown_as_zero() -> None:
+def test_a_missing_latency_is_never_shown_as_zero() -> None:
     bare = samples.nothing_right()
     judged = replace(bare, verdicts=judge(bare, Objectives(p99_ms=100)))
     text = _Page(run_page(judged)).text
 
-    assert f"p99 latency {NONE} no right answer" in text
+    assert f"p99 latency {NONE} no correct answer" in text
     assert "0 ms" not in text.replace("100 ms", "")
 
 
@@ -222,7 +223,7 @@ def test_outages_are_listed_and_shaded() -> None:
     assert spans == [3, 0]  # one on each panel: throughput, latency, failures
 
 
-def test_failures_get_a_panel_only_where_there_were_any() -> None:
+def test_failures_have_a_panel_only_if_there_were_any() -> None:
     def titles(name: str) -> list[str]:
         return texts_of(plots_in(odd_page(name))["Throughput and latency over time"])
 
@@ -239,7 +240,7 @@ def test_the_time_axis_is_in_minutes_or_hours_in_long_runs() -> None:
     assert {"hours", "48"} <= set(texts("four days"))
 
 
-def test_the_knee_is_marked_and_the_headline_is_its() -> None:
+def test_the_knee_is_marked_and_the_headline_shows_its_figures() -> None:
     page = odd_page("knee")
     text = _Page(page).text
 
@@ -252,7 +253,7 @@ def test_the_knee_is_marked_and_the_headline_is_its() -> None:
     assert "No knee was found" in no_knee
 
 
-def test_the_time_of_a_request_is_split_between_the_server_and_the_way_to_it() -> None:
+def test_the_time_of_a_request_is_split_between_server_and_network() -> None:
     run = samples.run()
     assert run.server is not None
     server = run.server
@@ -260,14 +261,14 @@ def test_the_time_of_a_request_is_split_between_the_server_and_the_way_to_it() -
     text = _Page(odd_page("closed")).text
 
     assert f"outside the server {run.latency.mean_ms - inside_ms:.1f} ms 19 %" in text
-    assert f"the client saw {run.latency.mean_ms:.0f} ms" in text
-    assert "Where the time of a request goes" not in odd_page("nothing right")
+    assert f"seen by the client {run.latency.mean_ms:.0f} ms" in text
+    assert "Time of a request" not in odd_page("nothing correct")
 
 
 def test_overlapping_intervals_do_not_run_backwards() -> None:
     first, *rest = samples.run(duration_s=3.0, warmup_s=0.0).intervals
     panel = Figure().subplots()
-    over_time(panel, [replace(first, length_s=1.7), *rest], lambda i: i.goodput_fps, FIRST, "")
+    draw_over_time(panel, [replace(first, length_s=1.7), *rest], lambda i: i.goodput_fps, FIRST, "")
 
     times_s = np.asarray(panel.lines[0].get_xdata())
     assert times_s.tolist() == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
@@ -282,19 +283,8 @@ def test_plots_take_their_colours_from_the_page() -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_histogram_is_opened_in_milliseconds() -> None:
-    run = samples.run()
-    latencies_ms = [1.0, 2.0, 2.0, 400.0]
-    latency = replace(run.latency, histogram=samples.histogram_of(latencies_ms))
-    distribution = distribution_of(latency)
-
-    assert distribution.latencies_ms == pytest.approx((1.0, 2.0, 400.0), rel=0.002)
-    assert distribution.counts == (1, 2, 1)
-    assert distribution.slower_than() == (0.75, 0.25, 0.0)
-
-
 @pytest.mark.parametrize("histogram", ["no", "HISTFAAA", "AAAA" * 20])
-def test_a_damaged_histogram_is_an_error_of_ours(histogram: str, tmp_path: Path) -> None:
+def test_a_damaged_histogram_is_a_load_test_error(histogram: str, tmp_path: Path) -> None:
     run = samples.run()
     damaged = replace(run, latency=replace(run.latency, histogram=histogram))
 
@@ -321,7 +311,7 @@ def test_both_files_are_written_to_a_new_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md"]
 
 
-def test_nothing_is_left_where_one_of_the_two_cannot_be_written(tmp_path: Path) -> None:
+def test_neither_file_is_written_if_one_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "report.md").mkdir()
     (tmp_path / "report.md" / "occupied").touch()
 
@@ -330,7 +320,7 @@ def test_nothing_is_left_where_one_of_the_two_cannot_be_written(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
-def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(LoadTestError, match="cannot be written"):

@@ -1,4 +1,4 @@
-"""The report of a load test: a page for people, and Markdown for a pull request."""
+"""Reports a result: an HTML page, Markdown for a pull request, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from pathlib import Path
 
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_client.files import atomic_write
+from rt4ksr_loadtest.report.comparison import Comparison, compare_page, compare_runs
 from rt4ksr_loadtest.report.html import run_page
 from rt4ksr_loadtest.report.markdown import run_summary
 from rt4ksr_loadtest.result import RunResult
 
-__all__ = ["run_page", "run_summary", "write_report", "write_text"]
+__all__ = [
+    "Comparison",
+    "compare_page",
+    "compare_runs",
+    "run_page",
+    "run_summary",
+    "write_report",
+    "write_text",
+]
 
 
 def write_report(result: RunResult, folder: Path) -> Path:
     """Write ``report.html`` and ``report.md`` to ``folder``, both or none; return the page's path.
 
     Raises:
-        LoadTestError: they could not be written, or the result is damaged.
+        LoadTestError: a file could not be written, or the result is damaged.
 
     """
     page, summary = folder / "report.html", folder / "report.md"
@@ -27,10 +36,10 @@ def write_report(result: RunResult, folder: Path) -> Path:
 
 
 def write_text(files: dict[Path, str]) -> None:
-    """Write each text to its file; on an error the files stay as they were.
+    """Write each text to its file; on an error, the files stay as they were.
 
     Raises:
-        LoadTestError: one could not be written.
+        LoadTestError: a file could not be written.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing else: no file, no network, no script."""
+"""HTML pages that need nothing else: no file, no network, no script."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rt4ksr_loadtest.report import rows, words
-from rt4ksr_loadtest.report.distribution import distribution_of
+from rt4ksr_loadtest.measurement.latency import read_distribution
+from rt4ksr_loadtest.report import tables, wording
 from rt4ksr_loadtest.report.plots import (
     plot_distribution,
     plot_knee,
@@ -18,7 +18,7 @@ from rt4ksr_loadtest.report.plots import (
 )
 from rt4ksr_loadtest.result import RunResult
 
-__all__ = ["fill", "run_page"]
+__all__ = ["render", "run_page"]
 
 
 def run_page(result: RunResult) -> str:
@@ -28,32 +28,33 @@ def run_page(result: RunResult) -> str:
         LoadTestError: the result's latency histogram cannot be read.
 
     """
-    return fill(
+    distribution = read_distribution(result.latency.histogram)
+    return render(
         "run.html",
         result=result,
-        headline=rows.headline(result),
-        where=words.where(result),
-        load=words.load_in_words(result),
+        headline=tables.headline(result),
+        headline_caption=wording.describe_headline(result),
+        load=wording.describe_load(result),
         timeline=plot_timeline(result),
-        timeline_caption=words.timeline_caption(result),
+        timeline_caption=wording.timeline_caption(result),
         machines=plot_machines(result),
         knee=plot_knee(result) if result.steps else "",
-        distribution=_distribution(result),
-        split=rows.server_split(result),
-        server_told=any(i.server_cpu_cores is not None for i in result.intervals),
-        failures=rows.failures(result),
-        outages=rows.outages(result),
-        steps=rows.steps(result),
-        window=rows.window(result),
-        server=rows.server(result),
-        generator=rows.generator(result),
-        settings=rows.settings(result),
-        machine=rows.machine(result),
+        distribution=plot_distribution(distribution) if distribution.counts else Markup(),
+        split=tables.server_split(result),
+        server_reported=any(i.server_cpu_cores is not None for i in result.intervals),
+        failures=tables.failures(result),
+        outages=tables.outages(result),
+        steps=tables.steps(result),
+        window=tables.window(result),
+        server=tables.server(result),
+        generator=tables.generator(result),
+        settings=tables.settings(result),
+        machine=tables.machine(result),
     )
 
 
-def fill(template: str, **values: Any) -> str:
-    """Return ``template`` with ``values``, all but Markup escaped."""
+def render(template: str, **values: Any) -> str:
+    """Return ``template`` with ``values``, escaped unless they are Markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -62,10 +63,5 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     for name in ("ms", "percent", "verdict_line", "verdict_summary"):
-        environment.filters[name] = getattr(words, name)
+        environment.filters[name] = getattr(wording, name)
     return environment.get_template(template).render(**values)
-
-
-def _distribution(result: RunResult) -> Markup:
-    distribution = distribution_of(result.latency)
-    return plot_distribution(distribution) if distribution.counts else Markup()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from rt4ksr_loadtest.report import rows, words
+from rt4ksr_loadtest.report import tables, wording
 from rt4ksr_loadtest.result import RunResult
 
 __all__ = ["run_summary"]
@@ -14,52 +14,38 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
 def run_summary(result: RunResult) -> str:
-    """Return the figures that count, the verdicts and what they were measured on."""
+    """Return the headline figures, the verdicts, and what was measured on which machine."""
     asked = result.settings
     title = f"4K load test: {asked.profile} over {asked.transport}"
+    split = [
+        (name, wording.ms(part_ms), wording.percent(share))
+        for name, part_ms, share in tables.server_split(result)
+    ]
+    verdicts = [
+        (v.objective, wording.verdict_line(v), "✔ met" if v.passed else "✘ missed")
+        for v in result.verdicts
+    ]
+    load = f"{wording.describe_headline(result)} {wording.describe_load(result)}".strip()
+    head, *steps = tables.steps(result) or ((),)
     parts = [
-        f"### {_text(title)}: {words.verdict_summary(result)}",
-        "\n".join(f"> **Warning:** {_text(said)}" for said in result.warnings),
-        _table(["figure", "value"], [(n, f"{v} {u}") for n, v, u in rows.headline(result)]),
-        _text(f"{words.where(result)} {words.load_in_words(result)}".strip()),
-        _verdicts(result),
-        _table(["failures", "requests"], rows.failures(result)),
-        _table(["outage", "length"], rows.outages(result)),
-        _table(*_head_and_body(rows.steps(result))),
-        _split(result),
-        _folded("Settings", rows.settings(result)),
-        _folded("Machine and versions", rows.machine(result)),
+        f"### {_text(title)}: {wording.verdict_summary(result)}",
+        "\n".join(f"> **Warning:** {_text(warning)}" for warning in result.warnings),
+        _table(["figure", "value"], [(n, f"{v} {u}") for n, v, u in tables.headline(result)]),
+        _text(load),
+        _table(["objective", "measured", "verdict"], verdicts),
+        _table(["failures", "requests"], tables.failures(result)),
+        _table(["outage", "length"], tables.outages(result)),
+        _table(head, steps),
+        _table(["part of a request's time", "mean", "share"], split),
+        _folded("Settings", tables.settings(result)),
+        _folded("Machine and versions", tables.machine(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _verdicts(result: RunResult) -> str:
-    return _table(
-        ["objective", "measured", "verdict"],
-        [
-            (v.objective, words.verdict_line(v), "✔ met" if v.passed else "✘ missed")
-            for v in result.verdicts
-        ],
-    )
-
-
-def _split(result: RunResult) -> str:
-    parts = [
-        (name, words.ms(part_ms), words.percent(share))
-        for name, part_ms, share in rows.server_split(result)
-    ]
-    return _table(["a request's time", "mean", "share"], parts)
 
 
 def _folded(title: str, body: Iterable[Sequence[str]]) -> str:
     table = _table([title, ""], body)
     return f"<details><summary>{title}</summary>\n\n{table}\n\n</details>"
-
-
-def _head_and_body(
-    table: Sequence[Sequence[str]],
-) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    return (table[0], table[1:]) if table else ((), ())
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -71,5 +57,5 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Return ``text`` as Markdown that shows just that, on one line."""
+    """Escape ``text`` for Markdown, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,30 +1,35 @@
-"""Two runs side by side, and whether the second is worse than the first."""
+"""Compares two runs: whether the second is worse than the first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rt4ksr_loadtest.gates import figures_of, judge_against
-from rt4ksr_loadtest.report import rows
-from rt4ksr_loadtest.report.html import fill
-from rt4ksr_loadtest.report.overlay import overlay_distributions, overlay_steps, overlay_timelines
-from rt4ksr_loadtest.report.words import NONE, number, percent
+from rt4ksr_loadtest.objectives import figures_of, judge_against
+from rt4ksr_loadtest.report import tables
+from rt4ksr_loadtest.report.html import render
+from rt4ksr_loadtest.report.plots import overlay_distributions, overlay_steps, overlay_timelines
+from rt4ksr_loadtest.report.wording import NONE, number, percent
 from rt4ksr_loadtest.result import RunResult, Verdict
 
 __all__ = ["Comparison", "compare_page", "compare_runs"]
 
 _MAY_DIFFER = {"measured", "ran for", "server"}
-"""What says nothing of how fair the comparison is; two servers may well be what is compared."""
+"""Settings that may differ in a fair comparison; often it is two servers that are compared."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs have in common, and what not.
+    """Two runs side by side.
 
-    ``figures``: name, the first run's, the second's, and how much the second's is more;
-    ``verdicts``: of the second run against the first, with ``noise_share`` as the margin;
-    ``differences``: settings and machines that were not the same, for which the figures may
-    differ without anything having got better or worse; ``warnings``: what either run warned of.
+    Args:
+        names: of the two runs, for display.
+        noise_share: how much worse the second run may be, as a share of the first run's figures.
+        figures: name, value of the first run, of the second, and the change.
+        verdicts: of the second run against the first.
+        differences: settings and facts about machines that differ, any of which may explain a
+            change of the figures: name, of the first run, of the second.
+        warnings: those of both runs.
+
     """
 
     names: tuple[str, str]
@@ -51,7 +56,7 @@ class Comparison:
 def compare_runs(
     earlier: RunResult, later: RunResult, names: tuple[str, str], noise_share: float
 ) -> Comparison:
-    """Compare two runs; ``names`` are theirs, for people.
+    """Compare two runs; ``names`` are theirs, for display.
 
     Raises:
         LoadTestError: ``noise_share`` is not in [0, 1).
@@ -72,14 +77,14 @@ def compare_runs(
 
 
 def compare_page(comparison: Comparison, earlier: RunResult, later: RunResult) -> str:
-    """Return a page of HTML that needs nothing else: no file, no network, no script.
+    """Return the HTML page of a comparison.
 
     Raises:
         LoadTestError: a result's latency histogram cannot be read.
 
     """
     runs = (earlier, later)
-    return fill(
+    return render(
         "compare.html",
         comparison=comparison,
         started_at=tuple(run.started_at.replace("T", " ") for run in runs),
@@ -91,7 +96,14 @@ def compare_page(comparison: Comparison, earlier: RunResult, later: RunResult) -
 
 def _figures(earlier: RunResult, later: RunResult) -> tuple[tuple[str, str, str, str], ...]:
     before, now = _figures_by_name(earlier), _figures_by_name(later)
-    return tuple(_row(name, before[name], now[name]) for name in before)
+    rows = []
+    for name, first in before.items():
+        second, change = now[name], NONE
+        if first and second is not None:
+            change = f"{100 * (second / first - 1):+.1f} %"
+        first_text, second_text = (NONE if v is None else number(v) for v in (first, second))
+        rows.append((name, first_text, second_text, change))
+    return tuple(rows)
 
 
 def _figures_by_name(result: RunResult) -> dict[str, float | None]:
@@ -112,20 +124,9 @@ def _figures_by_name(result: RunResult) -> dict[str, float | None]:
     }
 
 
-def _row(name: str, before: float | None, now: float | None) -> tuple[str, str, str, str]:
-    change = NONE
-    if before and now is not None:
-        change = f"{100 * (now / before - 1):+.1f} %"
-    return name, _told(before), _told(now), change
-
-
-def _told(value: float | None) -> str:
-    return NONE if value is None else number(value)
-
-
 def _differences(earlier: RunResult, later: RunResult) -> tuple[tuple[str, str, str], ...]:
-    before = dict((*rows.settings(earlier), *rows.machine(earlier)))
-    now = dict((*rows.settings(later), *rows.machine(later)))
+    before = dict((*tables.settings(earlier), *tables.machine(earlier)))
+    now = dict((*tables.settings(later), *tables.machine(later)))
     return tuple(
         (name, before.get(name, NONE), now.get(name, NONE))
         for name in dict.fromkeys((*before, *now))

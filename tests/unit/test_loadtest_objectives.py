@@ -1,4 +1,4 @@
-"""Objectives of a load test, and the check against an earlier run."""
+"""Objectives of a load test, and the comparison with an earlier run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from rt4ksr_client.errors import LoadTestError
-from rt4ksr_loadtest.gates import Objectives, figures_of, judge, judge_against, load_objectives
+from rt4ksr_loadtest.objectives import (
+    Objectives,
+    figures_of,
+    judge,
+    judge_against,
+    load_objectives,
+)
 from rt4ksr_loadtest.result import RunResult, Verdict, read_result, write_result
 from support import loadtest_samples as samples
 
@@ -43,7 +49,9 @@ def with_failures(result: RunResult, count: int) -> RunResult:
     return replace(result, totals=replace(result.totals, right=right, failures={"timeout": count}))
 
 
-def test_objectives_are_read_from_toml_and_the_command_line_counts_more(tmp_path: Path) -> None:
+def test_objectives_are_read_from_toml_and_the_command_line_takes_precedence(
+    tmp_path: Path,
+) -> None:
     path = toml(tmp_path, "p99_ms = 200\ngoodput_fps = 24.0\n")
 
     assert load_objectives(path, p99_ms=150.0, goodput_fps=None) == Objectives(150.0, 24.0, None)
@@ -64,14 +72,14 @@ def test_objectives_are_read_from_toml_and_the_command_line_counts_more(tmp_path
         ("p99_ms = ", "objectives.toml: "),
     ],
 )
-def test_a_limit_that_makes_no_sense_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_impossible_limits_are_rejected(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(LoadTestError, match=r"objectives\.toml") as caught:
         load_objectives(toml(tmp_path, text))
 
     assert said in str(caught.value)
 
 
-def test_a_missing_file_and_one_that_is_no_text_are_said(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_binary_file_are_errors(tmp_path: Path) -> None:
     with pytest.raises(LoadTestError, match=r"nowhere\.toml: cannot be read: No such file"):
         load_objectives(tmp_path / "nowhere.toml")
     binary = tmp_path / "binary.toml"
@@ -80,7 +88,7 @@ def test_a_missing_file_and_one_that_is_no_text_are_said(tmp_path: Path) -> None
         load_objectives(binary)
 
 
-def test_a_wrong_limit_of_the_command_line_is_said_too() -> None:
+def test_a_wrong_limit_on_the_command_line_is_an_error_too() -> None:
     with pytest.raises(LoadTestError, match="objectives: p99_ms must be positive"):
         load_objectives(None, p99_ms=-5.0)
 
@@ -102,11 +110,11 @@ def test_an_objective_is_met_at_its_limit_and_missed_just_past_it() -> None:
     assert missed[2].measured == pytest.approx(100 * share)
 
 
-def test_a_run_without_a_right_answer_misses_every_objective() -> None:
+def test_a_run_without_a_correct_answer_misses_every_objective() -> None:
     verdicts = judge(samples.nothing_right(), Objectives(p99_ms=1e9, goodput_fps=1, error_share=0))
 
     assert not any(verdict.passed for verdict in verdicts)
-    assert "no right answer" in verdicts[0].objective
+    assert "no correct answer" in verdicts[0].objective
 
 
 def test_a_run_without_a_request_misses_its_objectives() -> None:
@@ -116,7 +124,7 @@ def test_a_run_without_a_request_misses_its_objectives() -> None:
     assert not any(v.passed for v in judge(none, Objectives(1e9, 1.0, 0.99)))
 
 
-def test_verdicts_survive_being_written(tmp_path: Path) -> None:
+def test_verdicts_are_in_the_written_result(tmp_path: Path) -> None:
     run = samples.nothing_right()
     judged = replace(run, verdicts=judge(run, Objectives(200, 24, 0.01)))
     write_result(judged, tmp_path / "result.json")
@@ -180,7 +188,7 @@ def test_the_first_failure_is_a_regression_whatever_the_margin() -> None:
     assert not verdicts["failures"].passed
 
 
-def test_a_run_without_right_answers_is_a_regression_and_a_later_one_with_some_is_not() -> None:
+def test_a_run_without_correct_answers_is_a_regression_and_a_later_one_with_some_is_not() -> None:
     good, bad = samples.run(), samples.nothing_right()
 
     assert not any(v.passed for v in judge_against(bad, good, 0.5))
@@ -188,6 +196,6 @@ def test_a_run_without_right_answers_is_a_regression_and_a_later_one_with_some_i
 
 
 @pytest.mark.parametrize("noise_share", [-0.01, 1.0, float("nan"), float("inf")])
-def test_a_margin_that_makes_no_sense_is_refused(noise_share: float) -> None:
+def test_an_impossible_margin_is_rejected(noise_share: float) -> None:
     with pytest.raises(LoadTestError, match="noise margin"):
         judge_against(samples.run(), samples.run(), noise_share)

@@ -1,9 +1,9 @@
-"""The tables of a report, as rows of texts: the same on the page and in Markdown."""
+"""The tables of a report as rows of text: the same on the page and in Markdown."""
 
 from __future__ import annotations
 
-from rt4ksr_loadtest.gates import figures_of
-from rt4ksr_loadtest.report.words import NONE, as_bytes, duration, ms, number, percent
+from rt4ksr_loadtest.objectives import figures_of
+from rt4ksr_loadtest.report.wording import NONE, duration, memory, ms, number, percent
 from rt4ksr_loadtest.result import RunResult
 
 __all__ = [
@@ -23,7 +23,7 @@ Rows = tuple[tuple[str, str], ...]
 
 
 def headline(result: RunResult) -> tuple[tuple[str, str, str], ...]:
-    """Return the figures that count: name, value and unit."""
+    """Return the headline figures: name, value and unit."""
     measured, totals = figures_of(result), result.totals
     output_mpx_per_s = totals.output_mpx_per_s
     if totals.goodput_fps:
@@ -32,8 +32,15 @@ def headline(result: RunResult) -> tuple[tuple[str, str, str], ...]:
     return (
         ("goodput", number(measured.goodput_fps), "4K frames/s"),
         ("output", number(output_mpx_per_s), "megapixels/s"),
-        ("p50 latency", *_with_unit(measured.p50_ms)),
-        ("p99 latency", *_with_unit(measured.p99_ms)),
+        *(
+            (name, NONE, "no correct answer")
+            if value_ms is None
+            else (name, number(value_ms), "ms")
+            for name, value_ms in (
+                ("p50 latency", measured.p50_ms),
+                ("p99 latency", measured.p99_ms),
+            )
+        ),
         ("failures", failed, "of the requests"),
     )
 
@@ -56,10 +63,10 @@ def outages(result: RunResult) -> Rows:
 
 
 def steps(result: RunResult) -> tuple[tuple[str, ...], ...]:
-    """Return a row of names and one for each step; nothing for a run without steps."""
+    """Return a row of names and one per step; empty for a run without steps."""
     if not result.steps:
         return ()
-    level = "users" if result.settings.load_model == "closed" else "asked for, requests/s"
+    level = "users" if result.settings.load_model == "closed" else "offered, requests/s"
     rows = [
         (
             f"{step.level:.4g}" + (" (knee)" if index == result.knee else ""),
@@ -74,9 +81,9 @@ def steps(result: RunResult) -> tuple[tuple[str, ...], ...]:
 
 
 def server_split(result: RunResult) -> tuple[tuple[str, float, float], ...]:
-    """Return where the mean time of a request went: part, ms, share of all.
+    """Return the parts of a request's mean time: name, ms, share of the whole.
 
-    Nothing where the server did not tell, or did not answer.
+    Empty if the server reported nothing or answered nothing.
     """
     server = result.server
     if server is None or not server.success_count:
@@ -88,18 +95,18 @@ def server_split(result: RunResult) -> tuple[tuple[str, float, float], ...]:
         ("output", server.output_ms),
     ]
     inside_ms = sum(part_ms for _, part_ms in parts)
-    # The clocks of the two are not the same, nor are quite the requests.
+    # The two have different clocks and not quite the same requests.
     parts.append(("outside the server", max(0.0, result.latency.mean_ms - inside_ms)))
     whole_ms = sum(part_ms for _, part_ms in parts) or 1.0
     return tuple((name, part_ms, part_ms / whole_ms) for name, part_ms in parts)
 
 
 def window(result: RunResult) -> Rows:
-    """Return rates and latency of the measured window."""
+    """Return rates and latencies of the measured window."""
     totals, latency = result.totals, result.latency
     names = ("p50", "p90", "p95", "p99", "max", "mean")
     return (
-        ("requests", f"{totals.requests:,}, {totals.right:,} of them answered right"),
+        ("requests", f"{totals.requests:,}, {totals.right:,} of them answered correctly"),
         ("offered", f"{number(totals.offered_fps)} frames/s"),
         ("achieved", f"{number(totals.achieved_fps)} frames/s"),
         ("goodput", f"{number(totals.goodput_fps)} frames/s"),
@@ -113,7 +120,7 @@ def window(result: RunResult) -> Rows:
 
 
 def server(result: RunResult) -> Rows:
-    """Return what the server said of itself; nothing where it said nothing."""
+    """Return what the server reported; empty if it reported nothing."""
     work = result.server
     if work is None:
         return ()
@@ -121,28 +128,28 @@ def server(result: RunResult) -> Rows:
         ("successes", f"{work.success_count:,}"),
         ("failures", f"{work.failure_count:,}"),
         ("executions", f"{work.execution_count:,}, mean batch {number(work.mean_batch)}"),
-        ("most pending", NONE if work.pending_max is None else f"{work.pending_max:,} requests"),
+        ("most queued", NONE if work.pending_max is None else f"{work.pending_max:,} requests"),
         ("CPU", NONE if work.cpu_cores is None else f"{number(work.cpu_cores)} cores"),
         ("GPU", NONE if work.gpu_share is None else percent(work.gpu_share)),
-        ("memory", as_bytes(work.memory_bytes)),
+        ("memory", memory(work.memory_bytes)),
     )
 
 
 def generator(result: RunResult) -> Rows:
-    """Return what the load generator itself needed."""
+    """Return what the load generator itself used."""
     made = result.generator
-    late = (("left late (p99)", ms(made.late_ms_p99)),)
+    late = (("sent late (p99)", ms(made.late_ms_p99)),)
     return (
         ("CPU", f"{number(made.cpu_cores)} cores"),
         ("busiest process", f"{percent(made.busiest_worker_share)} of a core"),
-        ("memory", as_bytes(made.memory_bytes)),
+        ("memory", memory(made.memory_bytes)),
         *(late if result.settings.load_model == "open" else ()),
         ("is the limit", "yes" if made.is_limit else "no"),
     )
 
 
 def settings(result: RunResult) -> Rows:
-    """Return what was asked for."""
+    """Return the settings of the run."""
     asked = result.settings
     models = [
         f"{name} {width}x{height} ({percent(asked.models.get(name, 0))})"
@@ -162,29 +169,25 @@ def settings(result: RunResult) -> Rows:
         ("users", f"{asked.users:,}"),
         *rate,
         ("ran for", duration(asked.duration_s)),
-        ("warm-up left out", duration(asked.warmup_s)),
+        ("warm-up, excluded", duration(asked.warmup_s)),
         ("measured", duration(result.measured_s)),
         ("generator processes", f"{asked.workers:,}"),
     )
 
 
 def machine(result: RunResult) -> Rows:
-    """Return where it ran and with what."""
+    """Return the machines, and the versions of what ran on them."""
     used = result.machine
     place = "the generator's machine" if used.server_on_this_host else "another machine"
     weights = [f"{name} {digest[:12]}" for name, digest in used.model_weights_sha256.items()]
     return (
         ("generator", f"{used.generator_cpu}, {used.generator_cores} cores"),
-        ("its memory", as_bytes(used.generator_memory_bytes)),
-        ("its system", used.generator_system),
+        ("generator memory", memory(used.generator_memory_bytes)),
+        ("generator system", used.generator_system),
         ("server runs on", place),
         ("Triton", used.server_version),
-        ("GPUs", ", ".join(used.gpus) or "none seen"),
+        ("GPUs", ", ".join(used.gpus) or "none reported"),
         ("weights (SHA-256)", ", ".join(weights) or NONE),
         ("Python", used.python),
         *used.versions.items(),
     )
-
-
-def _with_unit(value_ms: float | None) -> tuple[str, str]:
-    return (NONE, "no right answer") if value_ms is None else (number(value_ms), "ms")

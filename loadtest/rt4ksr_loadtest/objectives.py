@@ -1,4 +1,4 @@
-"""Objectives of a load test, and whether a run met them or is worse than an earlier one."""
+"""Objectives: whether a run met them, or is worse than an earlier run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Figures", "Objectives", "figures_of", "judge", "judge_against", "loa
 
 @dataclass(frozen=True)
 class Objectives:
-    """What a run has to reach; None: does not matter.
+    """What a run must reach; None for no objective.
 
     ``p99_ms``: at most; ``goodput_fps``: 4K frames a second, at least; ``error_share``: failures
     of all requests, 0 to 1, at most.
@@ -35,7 +35,7 @@ class Objectives:
     error_share: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse limits that no run, or every run, would meet."""
+        """Reject limits that no run, or every run, would meet."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None:
@@ -52,7 +52,7 @@ class Objectives:
 
 
 def load_objectives(path: Path | None, **overrides: float | None) -> Objectives:
-    """Read objectives from TOML; ``overrides`` that are not None count more than the file.
+    """Read objectives from TOML; ``overrides`` that are not None take precedence.
 
     Raises:
         LoadTestError: the file is missing or malformed, or a limit makes no sense.
@@ -67,7 +67,7 @@ def load_objectives(path: Path | None, **overrides: float | None) -> Objectives:
         return Objectives(**values)
     except OSError as exc:
         raise LoadTestError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:  # malformed TOML and UTF-8 too
+    except ValueError as exc:  # malformed TOML and UTF-8 are ValueErrors too
         raise LoadTestError(f"{path or 'objectives'}: {exc}") from exc
 
 
@@ -75,7 +75,7 @@ def load_objectives(path: Path | None, **overrides: float | None) -> Objectives:
 class Figures:
     """The figures by which a run is judged, and ``where`` in the run they were measured.
 
-    ``p50_ms`` and ``p99_ms`` are None where there was no right answer.
+    ``p50_ms`` and ``p99_ms`` are None without a correct answer.
     """
 
     where: str
@@ -86,9 +86,9 @@ class Figures:
 
 
 def figures_of(result: RunResult) -> Figures:
-    """Return the figures at the knee where a run has one, else of the whole measured window.
+    """Return the figures at the knee or, if a run has none, of the whole measured window.
 
-    A run that looks for the knee goes past it on purpose: its whole is the figure of nothing.
+    A run that looks for the knee overloads the server on purpose, so its whole says nothing.
     """
     if result.knee is not None:
         step = result.steps[result.knee]
@@ -113,7 +113,7 @@ def figures_of(result: RunResult) -> Figures:
 def judge(result: RunResult, objectives: Objectives) -> tuple[Verdict, ...]:
     """Return one verdict for each objective that was set.
 
-    Without a right answer there is no latency, and its objective is missed.
+    Without a correct answer the latency objective is missed.
     """
     measured = figures_of(result)
     verdicts = []
@@ -129,9 +129,9 @@ def judge(result: RunResult, objectives: Objectives) -> tuple[Verdict, ...]:
 def judge_against(result: RunResult, earlier: RunResult, noise_share: float) -> tuple[Verdict, ...]:
     """Return verdicts on whether ``result`` is as good as ``earlier``.
 
-    Two runs of the same server differ: goodput may be lower, and latency higher, by
-    ``noise_share`` (0.05: 5 %) of the earlier figure. So may the share of failures, which means
-    that after a run without failures a single one is a regression: failures are no noise.
+    Two runs of the same server differ: goodput may be lower, and latency and the share of failures
+    higher, by ``noise_share`` (0.05: 5 %) of the earlier figure. A single failure after a run
+    without any is therefore a regression.
 
     Raises:
         LoadTestError: ``noise_share`` is not in [0, 1).
@@ -156,7 +156,7 @@ def judge_against(result: RunResult, earlier: RunResult, noise_share: float) -> 
 
 def _latency(name: str, measured_ms: float | None, limit_ms: float, where: str) -> Verdict:
     if measured_ms is None:
-        return Verdict(f"{name} latency{where} (no right answer)", limit_ms, 0.0, "ms", False)
+        return Verdict(f"{name} latency{where} (no correct answer)", limit_ms, 0.0, "ms", False)
     return Verdict(
         f"{name} latency{where}", limit_ms, measured_ms, "ms", passed=measured_ms <= limit_ms
     )

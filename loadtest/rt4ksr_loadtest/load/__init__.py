@@ -1,0 +1,1 @@
+"""Generates the load: users, the frames they send, the check of the answers, and load shapes."""

@@ -1,0 +1,1 @@
+"""Counts requests and latencies, watches the server, and sums both up as a result."""

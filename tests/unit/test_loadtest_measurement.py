@@ -1,0 +1,236 @@
+"""The measurement: latencies, seconds of several processes, and the result made of them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+import tracemalloc
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from rt4ksr_loadtest.measurement.latency import (
+    LatencyHistogram,
+    PackedHistogram,
+    read_distribution,
+)
+from rt4ksr_loadtest.measurement.recorder import Recorder
+from rt4ksr_loadtest.measurement.summary import knee_of, latency_of
+from rt4ksr_loadtest.measurement.timeline import (
+    MOST_INTERVALS,
+    RECENT_S,
+    Second,
+    ServerSecond,
+    Timeline,
+)
+from rt4ksr_loadtest.result import Outage, Step
+
+EXACTNESS = 0.001
+"""Three significant digits."""
+
+
+def histogram_of(latencies_ms: Any) -> LatencyHistogram:
+    histogram = LatencyHistogram()
+    for latency_ms in latencies_ms:
+        histogram.record(latency_ms / 1e3)
+    return histogram
+
+
+def second_of(latencies_ms: Any = (), **counts: Any) -> dict[str, Any]:
+    """A second as a recorder returns it."""
+    histogram = histogram_of(latencies_ms)
+    second = Second(right=len(latencies_ms), latencies=histogram.pack(), **counts)
+    built: dict[str, Any] = msgspec.to_builtins(second)
+    return built
+
+
+def nearest_rank(values: Any, percent: float) -> float:
+    return float(sorted(values)[max(1, math.ceil(percent / 100 * len(values))) - 1])
+
+
+def test_percentiles_are_by_nearest_rank_to_three_digits() -> None:
+    latencies_ms = range(1, 101)
+
+    found = histogram_of(latencies_ms).percentiles_ms(50, 99, 100)
+
+    assert found == pytest.approx((50, 99, 100), rel=EXACTNESS)
+    assert all(value >= exact for value, exact in zip(found, (50, 99, 100), strict=True))
+    assert found[2] == 100  # the maximum is exact
+    assert histogram_of([7]).percentiles_ms(50) == (7,)
+    assert LatencyHistogram().percentiles_ms(99) == (0,)
+
+
+def test_percentiles_are_exact_to_three_digits_from_microseconds_to_an_hour() -> None:
+    random = np.random.default_rng(5)
+    latencies_ms = 10 ** random.uniform(-3, math.log10(3_600_000), 2000)
+    histogram = histogram_of(latencies_ms)
+    percents = (1, 10, 50, 90, 95, 99, 99.9)
+
+    for percent, found_ms in zip(percents, histogram.percentiles_ms(*percents), strict=True):
+        exact_ms = nearest_rank(latencies_ms, percent)
+        # Latencies are counted in microseconds, to the nearest one.
+        assert exact_ms - 0.0005 <= found_ms <= exact_ms * (1 + EXACTNESS) + 0.0005
+    assert histogram.mean_ms == pytest.approx(latencies_ms.mean(), rel=1e-6)
+    assert histogram.max_us == round(latencies_ms.max() * 1000)
+
+
+def test_a_histogram_of_a_million_latencies_is_as_large_as_one_of_a_thousand() -> None:
+    random = np.random.default_rng(5)
+    latencies_s = random.lognormal(math.log(0.2), 0.3, 1000).tolist()
+    histogram = LatencyHistogram()
+
+    def record(times: int) -> None:
+        for _ in range(times):
+            for latency_s in latencies_s:
+                histogram.record(latency_s)
+
+    record(1)
+    packed, in_memory = histogram.pack(), allocated_by(lambda: record(1))
+    record(998)
+
+    assert histogram.count == 1_000_000
+    assert allocated_by(lambda: record(1)) < 1000
+    assert in_memory < 1000
+    assert len(histogram.pack().encoded) < 2 * len(packed.encoded) + 2000
+    p50_ms, p99_ms = histogram.percentiles_ms(50, 99)
+    assert p50_ms == pytest.approx(1e3 * nearest_rank(latencies_s, 50), rel=EXACTNESS)
+    assert p99_ms == pytest.approx(1e3 * nearest_rank(latencies_s, 99), rel=EXACTNESS)
+
+
+def allocated_by(action: Any) -> int:
+    tracemalloc.start()
+    action()
+    now_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return now_bytes
+
+
+def test_packed_histograms_merge_as_if_recorded_together() -> None:
+    one_ms, two_ms = [1.0, 2.5, 300.0], [2.5, 9_000.0]
+
+    merged = histogram_of(one_ms).pack() + PackedHistogram() + histogram_of(two_ms).pack()
+
+    assert merged == histogram_of([*one_ms, *two_ms]).pack()
+    assert PackedHistogram() + PackedHistogram() == PackedHistogram()
+    assert merged.percentiles_ms(100) == (9000,)
+
+
+def test_the_distribution_of_a_result_is_in_milliseconds() -> None:
+    distribution = read_distribution(histogram_of([1.0, 2.0, 2.0, 400.0]).pack().encoded)
+
+    assert distribution.latencies_ms == pytest.approx((1.0, 2.0, 400.0), rel=EXACTNESS)
+    assert distribution.counts == (1, 2, 1)
+    assert distribution.slower_than() == (0.75, 0.25, 0.0)
+    assert read_distribution("").counts == ()
+
+
+def test_seconds_of_several_processes_add_up_and_percentiles_are_of_all_answers() -> None:
+    one, two, timeline = Recorder(), Recorder(), Timeline(0, 0)
+    for recorder, latencies_s in ((one, [0.1] * 99), (two, [0.9])):
+        for latency_s in latencies_s:
+            recorder.offered(time.time())
+            recorder.begun()
+            recorder.late(0.0)
+            recorder.right(latency_s, 0.5, 1000)
+    two.begun()
+    two.failed("timeout")
+
+    timeline.absorb("a", one.take())
+    timeline.absorb("b", msgspec.json.decode(msgspec.json.encode(two.take())))
+    timeline.absorb("a", one.take())
+
+    measured = timeline.measured
+    assert (measured.right, measured.failures, measured.offered) == (100, {"timeout": 1}, 100)
+    assert measured.frames == pytest.approx(50)
+    assert measured.wire_bytes == 100_000
+    assert measured.in_flight == 0
+    assert timeline.workers == {"a", "b"}
+    latency = latency_of(LatencyHistogram(measured.latencies))
+    assert (latency.p50_ms, latency.p99_ms) == pytest.approx((100, 100), rel=EXACTNESS)
+    assert latency.max_ms == 900
+    assert latency.mean_ms == pytest.approx(108)
+
+
+def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> None:
+    start_s, seconds = 1000.3, 2500
+    timeline = Timeline(start_s, start_s + 10)
+    level = timeline.window(1200, 2900.7)
+    packed = msgspec.to_builtins(histogram_of([100, 200]).pack())
+    for number in range(1000, 1000 + seconds):
+        values = {"right": 2, "offered": 2, "frames": 0.5, "latencies": packed, "users": 3}
+        timeline.absorb("one", {number: {**values, "cpu_s": {"": 0.25}, "memory_bytes": 7}})
+        timeline.absorb("two", {number: {"users": 1, "memory_bytes": number, "cpu_s": {"": 0.5}}})
+        timeline.absorb_server(number, ServerSecond({"success": 2}, memory_bytes_max=number))
+    timeline.stop(1000 + seconds - 10.5)
+
+    assert timeline.memory_bytes_max == 1000 + seconds - 1 + 7
+    assert timeline.measured.right == 2 * (seconds - 10)
+    assert timeline.steady.offered == 2 * (seconds - 11 - 11)
+    assert timeline.steady.cpu_s == {
+        "one": pytest.approx((seconds - 22) * 0.25),
+        "two": pytest.approx((seconds - 22) * 0.5),
+    }
+    assert timeline.measured.server.counts == {"success": 2 * (seconds - 10)}
+    assert timeline.total(level).right == 2 * 1700
+    assert timeline.total(level).latencies.percentiles_ms(50, 100) == pytest.approx(
+        (100, 200), rel=EXACTNESS
+    )
+
+    cut = timeline.intervals()
+    assert MOST_INTERVALS // 2 < len(cut.spans) <= MOST_INTERVALS
+    assert {span.seconds for span in cut.spans[:-1]} == {cut.length_s}
+    assert sum(span.right for span in cut.spans) == 2 * seconds
+    assert {span.users / span.seconds for span in cut.spans} == {4}
+    assert [second.right for second in timeline.recent(1000 + seconds - 2, 1000 + seconds)] == [
+        2
+    ] * 2
+
+
+def test_memory_of_a_timeline_does_not_grow_with_the_run() -> None:
+    timeline = Timeline(0, 10)
+    timeline.window(100)
+    latencies_ms = 200 * np.random.default_rng(5).lognormal(0, 0.3, 50)
+    second = second_of(latencies_ms)
+
+    def run(first: int, end: int) -> int:
+        for number in range(first, end):
+            timeline.absorb("one", {number: second})
+        return len(pickle.dumps(timeline))
+
+    after_25_min = run(0, 1500)
+    after_60_min = run(1500, 3600)
+
+    assert after_60_min < 1.2 * after_25_min
+    assert timeline.measured.right == 50 * 3590
+    (p99_ms,) = timeline.measured.latencies.percentiles_ms(99)
+    assert p99_ms == pytest.approx(nearest_rank(latencies_ms, 99), rel=EXACTNESS)
+
+
+def test_an_outage_lasts_from_the_first_failure_to_the_next_correct_answer() -> None:
+    timeline = Timeline(10.0, 10.0)
+    gone = {"failures": {"unreachable": 1}, "gone_from_s": 10.5, "gone_to_s": 10.9}
+    right = {"right": 1, "right_from_s": 10.1, "right_to_s": 10.2}
+    timeline.absorb("one", {10: {**right, **gone}})
+    timeline.absorb(
+        "one", {12: {"failures": {"unreachable": 3}, "gone_from_s": 12.0, "gone_to_s": 12.5}}
+    )
+    assert timeline.outages() == (Outage(start_s=0.5, length_s=2.5),)  # it lasts
+    timeline.absorb("one", {13: {"right": 2, "right_from_s": 13.5, "right_to_s": 13.9}})
+
+    assert timeline.outages() == (Outage(start_s=0.5, length_s=3.0),)
+    timeline.absorb("one", {10 + 2 * RECENT_S: {}})
+    assert timeline.outages() == (Outage(start_s=0.5, length_s=3.0),)
+
+
+def test_the_knee_is_the_first_step_with_about_the_best_throughput_within_the_objective() -> None:
+    steps = [
+        Step(level, 0, 10, goodput_fps=fps, p50_ms=0, p99_ms=p99, right=1, failures=0)
+        for level, fps, p99 in ((1, 5, 100), (2, 9.7, 110), (3, 10, 150), (4, 10.1, 900))
+    ]
+
+    assert knee_of(steps, None) == 1
+    assert knee_of(steps[:1], None) == 0
+    assert knee_of(steps, 50) is None
