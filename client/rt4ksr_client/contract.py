@@ -31,6 +31,7 @@ __all__ = [
     "INPUT_NAME",
     "MAX_INPUT_PX",
     "MAX_PICTURE_BYTES",
+    "MAX_SIDE_PX",
     "MODELS",
     "OUTPUT_NAME",
     "PICTURE_DATATYPE",
@@ -60,6 +61,10 @@ SIZE_MULTIPLE_PX: Final = 2
 MAX_INPUT_PX: Final = 3840 * 3840
 """Most pixels (H times W) a server takes in one frame: a 4K picture, either way up. The client
 sends larger ones in tiles."""
+
+MAX_SIDE_PX: Final = 2080
+"""Longest side of a frame that every configuration of a model accepts: 2048 pixels and two halos.
+The client sends larger pictures in tiles. GPU memory grows with the square of it."""
 
 
 PICTURE_NAME: Final = "picture"
@@ -92,6 +97,8 @@ class Parameter:
     HALO: Final = "halo_px"
     """Even margin of input pixels around a tile that makes tiling exact."""
     MAX_INPUT_PX: Final = "max_input_px"
+    MAX_SIDE: Final = "max_side_px"
+    """Longest side of a frame, halos included; without it, any side is accepted."""
     WEIGHTS_SHA256: Final = "weights_sha256"
     PROJECT_VERSION: Final = "project_version"
     FILE_SHA256: Final = "sha256:"
@@ -115,9 +122,9 @@ class PictureParameter:
 class ModelSpec:
     """One served model: a row of :data:`MODELS`.
 
-    ``input_width_px`` x ``input_height_px`` is the frame the model is meant for (it is warmed up
-    and measured at this size); any other size is served too. ``content`` is what its weights are
-    best at.
+    ``input_width_px`` x ``input_height_px`` is the frame the model is meant for: it is measured at
+    this size, and a TensorRT engine is optimized for it. Any other size is served too. ``content``
+    is what its weights are best at.
     """
 
     name: str

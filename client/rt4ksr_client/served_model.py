@@ -17,9 +17,10 @@ class ServedModel:
 
     ``size_multiple``: height and width of a frame must be multiples of it. ``halo_px``: input
     pixels around an output pixel that it depends on. ``max_batch_size``: frames in one request.
+    ``max_side_px``: longest side of a frame; None if the model accepts any.
 
     Raises:
-        ValueError: a scale or a multiple below 1, or a negative halo.
+        ValueError: a scale or a multiple below 1, a negative halo, or no room between two halos.
 
     """
 
@@ -30,11 +31,14 @@ class ServedModel:
     max_batch_size: int
     weights_sha256: str
     project_version: str
+    max_side_px: int | None = None
 
     def __post_init__(self) -> None:
         """Reject a model no picture could be prepared for."""
         if self.scale < 1 or self.size_multiple < 1 or self.halo_px < 0:
             raise ValueError(f"scale, size_multiple or halo_px out of range: {self}")
+        if self.max_side_px is not None and self.max_side_px < 2 * self.halo_px + 64:
+            raise ValueError(f"max_side_px leaves no room between two halos: {self}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ServedModel:
@@ -51,6 +55,7 @@ class ServedModel:
                 "wire='encoded' (--wire encoded)"
             )
         values = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
+        max_side_px = values.get(Parameter.MAX_SIDE)
         try:
             return cls(
                 name=name,
@@ -60,6 +65,7 @@ class ServedModel:
                 max_batch_size=int(config.get("max_batch_size", 0)),
                 weights_sha256=values.get(Parameter.WEIGHTS_SHA256, ""),
                 project_version=values.get(Parameter.PROJECT_VERSION, ""),
+                max_side_px=None if max_side_px is None else int(max_side_px),
             )
         except (KeyError, ValueError) as exc:
             raise ServerError(

@@ -42,14 +42,26 @@ class Tile:
 
 
 def plan_tiles(
-    height_px: int, width_px: int, *, max_px: int, halo_px: int, multiple_px: int
+    height_px: int,
+    width_px: int,
+    *,
+    max_px: int,
+    halo_px: int,
+    multiple_px: int,
+    max_side_px: int | None = None,
 ) -> list[Tile]:
     """Cover a picture with tiles of about equal size, each of at most ``max_px`` without its halo.
 
-    Tiles start at multiples of ``multiple_px``, with their halos too, so that the network sees
-    the same phase as in the whole picture.
+    No side is longer than ``max_side_px``, with its halo. Tiles start at multiples of
+    ``multiple_px``, with their halos too, so that the network sees the same phase as in the whole
+    picture.
     """
     across, down = 1, 1
+    if max_side_px is not None:
+        # Halo and tile are rounded up to the multiple; a side that is not cut needs no halo.
+        kept_px = (max_side_px - 2 * _round_up(halo_px, multiple_px)) // multiple_px * multiple_px
+        down = 1 if height_px <= max_side_px else -(-height_px // kept_px)
+        across = 1 if width_px <= max_side_px else -(-width_px // kept_px)
     while -(-height_px // down) * -(-width_px // across) > max_px:
         if height_px * across >= width_px * down:
             down += 1
@@ -61,8 +73,8 @@ def plan_tiles(
 
 
 def _spans(size_px: int, count: int, halo_px: int, multiple_px: int) -> list[Span]:
-    step = -(-size_px // count // multiple_px) * multiple_px
-    halo = -(-halo_px // multiple_px) * multiple_px
+    step = _round_up(-(-size_px // count), multiple_px)
+    halo = _round_up(halo_px, multiple_px)
     return [
         Span(
             start,
@@ -72,6 +84,10 @@ def _spans(size_px: int, count: int, halo_px: int, multiple_px: int) -> list[Spa
         )
         for start in range(0, size_px, step)
     ]
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def upscale_in_tiles(
@@ -107,7 +123,12 @@ def upscale_in_tiles(
         result[rows, columns] = upscaled[kept_rows, kept_columns]
 
     tiles = plan_tiles(
-        height, width, max_px=max_px, halo_px=served.halo_px, multiple_px=served.size_multiple
+        height,
+        width,
+        max_px=max_px,
+        halo_px=served.halo_px,
+        multiple_px=served.size_multiple,
+        max_side_px=served.max_side_px,
     )
     for _ in in_order(place, tiles, TILES_IN_FLIGHT, within=cancellation):
         pass

@@ -260,7 +260,8 @@ class Upscaler:
         served = self.fetch_served_model(cancellation=cancellation)
         height, width, _ = frame.shape
         max_px = self._connection.max_request_px
-        if height * width > max_px:
+        max_side_px = served.max_side_px or max(height, width)
+        if height * width > max_px or max(height, width) > max_side_px:
             return upscale_in_tiles(frame, served, max_px, self._infer, cancellation)
         batch = to_batch(frame, served.size_multiple)
         upscaled = self._infer(batch, cancellation)

@@ -23,6 +23,7 @@ from rt4ksr_client.contract import (
     INPUT_NAME,
     MAX_INPUT_PX,
     MAX_PICTURE_BYTES,
+    MAX_SIDE_PX,
     OUTPUT_NAME,
     PICTURE_FORMATS,
     PICTURE_NAME,
@@ -67,8 +68,9 @@ PLANS: Final[Mapping[Target, str]] = {Target.TENSORRT: "model.plan", Target.RTX:
 ENGINE_CACHE: Final = "/var/cache/rt4ksr"
 """Where ONNX Runtime keeps the engines it builds: a volume that only the server can write to."""
 
-ORT_GPU_INSTANCES: Final = 2
-"""One copies while the other computes. The TensorRT backend does so within one instance."""
+WARMUP_SIDE_PX: Final = 64
+"""A small frame loads the kernels, and has an engine built that is not in the cache. One of the
+model's own size makes the next one only 0.1 s faster on a CPU, and every start seconds longer."""
 
 MAX_QUEUE_DELAY_US: Final = 500
 """How long a frame waits for a second one; a small part of the fastest frame (3 ms on a GPU)."""
@@ -106,7 +108,8 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         # Every dimension except the channels is dynamic, as in the graph.
         input=[frames_tensor(schema.ModelInput, INPUT_NAME)],
         output=[frames_tensor(schema.ModelOutput, OUTPUT_NAME)],
-        # KIND_AUTO uses a GPU if there is one; the count keeps Triton from making two on a CPU.
+        # KIND_AUTO uses a GPU if there is one. One instance: a second one is a second TensorRT
+        # context, and Triton would make two on a CPU.
         instance_group=[
             schema.ModelInstanceGroup(kind=schema.ModelInstanceGroup.KIND_AUTO, count=1)
         ],
@@ -115,10 +118,9 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         ),
         dynamic_batching=bounded_batching(MAX_QUEUE_DELAY_US),
     )
-    # One frame of the model's own size, so that ready means fast.
     warmup = config.model_warmup.add(name="one_frame", batch_size=1)
     warmup.inputs[INPUT_NAME].data_type = schema.TYPE_UINT8
-    warmup.inputs[INPUT_NAME].dims.extend([spec.input_height_px, spec.input_width_px, CHANNELS])
+    warmup.inputs[INPUT_NAME].dims.extend([WARMUP_SIDE_PX, WARMUP_SIDE_PX, CHANNELS])
     warmup.inputs[INPUT_NAME].random_data = True
     set_parameters(config, parameters)
     return config
@@ -128,7 +130,6 @@ def gpu_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelCo
     """Return the configuration in which ONNX Runtime has TensorRT compile the FP16 graph."""
     config = model_config(spec, parameters)
     config.default_model_filename = GRAPHS[Precision.FP16]
-    config.instance_group[0].count = ORT_GPU_INSTANCES
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     accelerator = accelerators.add(name="tensorrt")
     # No precision_mode: with one, ONNX Runtime would not build a strongly typed network.
@@ -187,6 +188,9 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
             config = schema.ModelConfig()
             config.CopyFrom(stage)
             config.instance_group[0].count = count
+            if stage is decode and path != CONFIG_NAME:
+                # TensorRT would reject a longer side with a less helpful message.
+                set_parameters(config, {Parameter.MAX_SIDE: MAX_SIDE_PX})
             configs[stage.name][path] = config
     return configs
 

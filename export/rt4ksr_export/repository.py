@@ -18,6 +18,7 @@ import onnx
 import rt4ksr_client
 from rt4ksr_client.contract import (
     MAX_INPUT_PX,
+    MAX_SIDE_PX,
     SIZE_MULTIPLE_PX,
     ModelSpec,
     Parameter,
@@ -154,6 +155,7 @@ def build_model(network: RT4KSR, spec: ModelSpec) -> BuiltModel:
     }
     serving = {
         Parameter.MAX_INPUT_PX: str(MAX_INPUT_PX),
+        Parameter.MAX_SIDE: str(MAX_SIDE_PX),
         Parameter.PROJECT_VERSION: rt4ksr_client.__version__,
     }
     _log.info("%s: fusing the network and building its graphs", spec.name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,25 +21,21 @@ from numpy.typing import NDArray
 from rt4ksr_client.contract import (
     CHANNELS,
     INPUT_NAME,
-    MAX_INPUT_PX,
+    MAX_SIDE_PX,
     OUTPUT_NAME,
     SIZE_MULTIPLE_PX,
     ModelSpec,
 )
 from rt4ksr_client.errors import ExportError, MissingExtraError
 
-__all__ = ["MAX_BATCH_SIZE", "MAX_SIDE_PX", "Compiler", "Engine", "Profile", "Target"]
+__all__ = ["MAX_BATCH_SIZE", "Compiler", "Engine", "Profile", "Target"]
 
 Batch = NDArray[np.uint8]
 Shape = tuple[int, int, int, int]
 
 MAX_BATCH_SIZE: Final = 2
 """Of every configuration. One 4K frame fills a GPU; a second one hides the time between launches.
-Triton's TensorRT backend reserves memory for this many frames of the largest size."""
-
-MAX_SIDE_PX: Final = math.isqrt(MAX_INPUT_PX)
-"""Of a frame in a plan, landscape or portrait: a 4K picture is processed in one piece. Two of them
-upscaled three times are 8e8 values, below the 2^31 that TensorRT allows a tensor."""
+A TensorRT context reserves memory for this many frames of the largest size."""
 
 _log = logging.getLogger(__name__)
 

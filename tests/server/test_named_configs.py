@@ -2,27 +2,82 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import tritonclient.grpc as triton_grpc
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, ModelSpec
+from rt4ksr_client.contract import (
+    DEFAULT_MODELS,
+    INPUT_NAME,
+    MAX_SIDE_PX,
+    ModelSpec,
+    image_endpoint,
+)
 from rt4ksr_server import TritonServer
+from support.image_endpoint import answered, encoded, opened, upscaled
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[TritonServer]:
-    wanted = [f"--load-model={spec.name}" for spec in DEFAULT_MODELS.values()]
-    flags = ["--model-config-name=gpu", "--model-control-mode=explicit", *wanted]
+    flags = ["--model-config-name=gpu"]
     with TritonServer(root / "model_repository", extra_args=flags) as running:
         yield running
+
+
+def test_every_folder_is_a_ready_model_and_the_readme_is_ignored(
+    server: TritonServer, root: Path
+) -> None:
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        index = {model.name: model.state for model in client.get_model_repository_index().models}
+
+    assert (root / "model_repository" / "README.md").is_file()
+    folders = {path.name for path in (root / "model_repository").iterdir() if path.is_dir()}
+    assert index == dict.fromkeys(folders, "READY")
+
+
+def test_a_model_without_the_named_configuration_uses_its_only_one(
+    server: TritonServer, root: Path, photograph: Path
+) -> None:
+    endpoint = image_endpoint("rt4ksr_x2")
+    assert not (root / "model_repository" / endpoint / "configs").exists()
+    picture = Image.open(photograph).crop((300, 200, 400, 280))
+
+    (answer,) = upscaled(server, encoded(picture, "PNG"), model=endpoint, format="png")
+
+    with Upscaler(server.grpc_url, model="rt4ksr_x2") as upscaler:
+        assert opened(answer).tobytes() == upscaler.upscale(picture).tobytes()
+
+
+def test_a_side_that_no_tensorrt_profile_has_is_rejected_by_the_endpoint_and_tiled_by_the_client(
+    server: TritonServer,
+) -> None:
+    long = Image.new("RGB", (MAX_SIDE_PX + 1, 8), (90, 80, 70))
+
+    with pytest.raises(InferenceServerException, match=rf"a side of more than {MAX_SIDE_PX} pix"):
+        upscaled(server, encoded(long, "PNG"), model=image_endpoint("rt4ksr_x2"))
+
+    before = answered(server, "rt4ksr_x2")
+    with Upscaler(server.grpc_url, model="rt4ksr_x2") as upscaler:
+        assert upscaler.upscale(long).size == (2 * MAX_SIDE_PX + 2, 16)
+    assert wait_for_count(server, before + 2)
+
+
+def wait_for_count(server: TritonServer, expected: int) -> bool:
+    """Whether the model has answered so many requests; it counts a little after the answer."""
+    deadline_s = time.monotonic() + 10
+    while answered(server, "rt4ksr_x2") != expected and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return answered(server, "rt4ksr_x2") == expected
 
 
 @pytest.mark.parametrize("spec", DEFAULT_MODELS.values(), ids=lambda spec: spec.name)

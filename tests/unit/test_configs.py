@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from rt4ksr_client.contract import INPUT_NAME, MODELS, OUTPUT_NAME, ModelSpec
+from rt4ksr_client.contract import INPUT_NAME, MAX_SIDE_PX, MODELS, OUTPUT_NAME, ModelSpec
 from rt4ksr_export.config import config_text, model_config, model_configs
 from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Profile
 
@@ -50,11 +50,7 @@ def test_the_config_parses_back_to_what_the_contract_says(spec: ModelSpec) -> No
     assert [(t.name, list(t.dims)) for t in config.output] == [(OUTPUT_NAME, [-1, -1, 3])]
     assert config.parameters["scale"].string_value == str(spec.scale)
     assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 1000
-    assert list(config.model_warmup[0].inputs[INPUT_NAME].dims) == [
-        spec.input_height_px,
-        spec.input_width_px,
-        3,
-    ]
+    assert list(config.model_warmup[0].inputs[INPUT_NAME].dims) == [64, 64, 3]
     assert [group.count for group in config.instance_group] == [1]
 
 
@@ -98,6 +94,12 @@ def test_the_tensorrt_configuration_records_the_shape_that_its_plan_is_best_for(
     assert batch_and_frame == Profile.of(spec).best
 
 
+def test_every_configuration_has_one_instance(configs: dict[str, schema.ModelConfig]) -> None:
+    """A TensorRT context of its own for each instance: together they have to fit on a card."""
+    for config in configs.values():
+        assert [group.count for group in config.instance_group] == [1]
+
+
 def test_a_plan_takes_every_batch_that_triton_may_form(
     configs: dict[str, schema.ModelConfig], spec: ModelSpec
 ) -> None:
@@ -105,4 +107,4 @@ def test_a_plan_takes_every_batch_that_triton_may_form(
 
     assert {config.max_batch_size for config in configs.values()} == {batch} == {MAX_BATCH_SIZE}
     assert batch * height * width * channels * spec.scale**2 < 2**31
-    assert height == width >= 3840
+    assert height == width == MAX_SIDE_PX

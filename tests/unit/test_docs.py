@@ -27,6 +27,7 @@ PAGES = sorted(
         ROOT / "deploy" / "README.md",
         ROOT / "examples" / "README.md",
         ROOT / "export" / "rt4ksr_export" / "weights" / "README.md",
+        ROOT / "model_repository" / "README.md",
         *ROOT.glob("model_repository/*.md"),
     ]
 )

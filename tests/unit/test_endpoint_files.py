@@ -10,6 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from rt4ksr_client.contract import (
     DECODE_STAGE,
     ENCODE_STAGE,
+    MAX_SIDE_PX,
     MODELS,
     PICTURE_NAME,
     UPSCALED_PICTURE_NAME,
@@ -74,6 +75,19 @@ def test_each_stage_has_instances_of_its_own_and_more_where_a_gpu_leaves_the_cor
         counts = {path: config.instance_group[0].count for path, config in configs.items()}
         assert counts["config.pbtxt"] < counts["configs/gpu.pbtxt"], name
         assert counts["configs/gpu.pbtxt"] == counts["configs/tensorrt.pbtxt"]
+
+
+def test_the_decode_stage_knows_the_longest_side_of_a_plan_and_only_there() -> None:
+    sides = {
+        path: config.parameters["max_side_px"].string_value
+        for path, config in stage_configs()[DECODE_STAGE].items()
+        if "max_side_px" in config.parameters
+    }
+
+    assert sides == {
+        "configs/gpu.pbtxt": str(MAX_SIDE_PX),
+        "configs/tensorrt.pbtxt": str(MAX_SIDE_PX),
+    }
 
 
 def test_limits_and_defaults_are_parameters(stages: dict[str, ModelConfig]) -> None:

@@ -48,7 +48,7 @@ def test_a_limit_of_bytes_is_kept() -> None:
         inspect(data, Limits(max_bytes=len(data) - 1))
 
 
-@pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_px": -1}], ids=str)
+@pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_px": -1}, {"max_side_px": 0}], ids=str)
 def test_limits_that_nothing_meets_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         Limits(**limits)

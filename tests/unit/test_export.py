@@ -192,7 +192,11 @@ def test_a_graph_carries_its_origin_and_clients_get_the_version_too(
     assert metadata["weights_sha256"] == weights_sha256(network)
     assert metadata["scale"] == str(network.architecture.scale)
     assert metadata.items() < built.parameters.items()
-    assert set(built.parameters) - set(metadata) == {"project_version", "max_input_px"}
+    assert set(built.parameters) - set(metadata) == {
+        "project_version",
+        "max_input_px",
+        "max_side_px",
+    }
     assert built.parameters["project_version"] == rt4ksr_client.__version__
 
 

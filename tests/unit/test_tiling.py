@@ -64,6 +64,31 @@ def test_no_tile_is_larger_than_asked_for_and_few_are_smaller_than_half(
     assert len(tiles) <= 2.5 * size[0] * size[1] / 1_000_000
 
 
+@pytest.mark.parametrize("size", [(100, 9000), (2161, 3841), (2080, 2081), (5000, 300)])
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+def test_no_side_of_a_tile_is_longer_than_the_model_accepts(
+    size: tuple[int, int], multiple: int
+) -> None:
+    tiles = plan_tiles(*size, max_px=2048**2, halo_px=15, multiple_px=multiple, max_side_px=2080)
+
+    sent = {
+        span.sent_stop - span.sent_start for tile in tiles for span in (tile.rows, tile.columns)
+    }
+    assert max(sent) <= 2080
+    down, across = (1 if side <= 2080 else -(-side // 2048) for side in size)
+    assert len(tiles) == down * across
+
+
+def test_a_picture_of_the_longest_side_is_one_tile_and_a_longer_one_two() -> None:
+    for width, count in ((2080, 1), (2081, 2), (4096, 2), (4097, 3)):
+        tiles = plan_tiles(300, width, max_px=2048**2, halo_px=16, multiple_px=2, max_side_px=2080)
+        assert len(tiles) == count
+
+
+def test_without_a_limit_a_side_may_be_as_long_as_the_pixels_allow() -> None:
+    assert len(plan_tiles(100, 40_000, max_px=2048**2, halo_px=16, multiple_px=2)) == 1
+
+
 @pytest.mark.parametrize("size", [(40, 60), (41, 59), (9, 200), (97, 33)])
 @pytest.mark.parametrize("max_px", [100, 700, 5000])
 def test_a_tiled_picture_is_the_whole_one(size: tuple[int, int], max_px: int) -> None:
@@ -74,6 +99,25 @@ def test_a_tiled_picture_is_the_whole_one(size: tuple[int, int], max_px: int) ->
     tiled = upscale_in_tiles(frame, SERVED, max_px, local_network, None)
 
     np.testing.assert_array_equal(tiled, whole)
+
+
+@pytest.mark.parametrize("size", [(9, 300), (301, 9), (199, 200)])
+def test_a_picture_tiled_for_its_sides_is_the_whole_one(size: tuple[int, int]) -> None:
+    height, width = size
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
+    served = ServedModel("test", 2, 2, 4, 0, "", "", max_side_px=80)
+    longest = 0
+
+    def measured(batch: Frame, cancellation: Cancellation | None) -> Frame:
+        nonlocal longest
+        longest = max(longest, *batch.shape[1:3])
+        return local_network(batch, cancellation)
+
+    tiled = upscale_in_tiles(frame, served, 1_000_000, measured, None)
+
+    np.testing.assert_array_equal(tiled, whole)
+    assert longest <= 80
 
 
 def test_a_halo_too_small_would_be_noticed() -> None:

@@ -202,6 +202,13 @@ def config(**changes: str | None) -> dict[str, Any]:
 
 def test_a_model_is_read_from_its_config() -> None:
     assert ServedModel.from_config(config()) == ServedModel("m", 3, 2, 16, 8, "ab", "")
+    assert ServedModel.from_config(config(max_side_px="2080")).max_side_px == 2080
+
+
+@pytest.mark.parametrize("side", ["", "two", "-1", "32"])
+def test_a_longest_side_that_leaves_no_room_is_refused(side: str) -> None:
+    with pytest.raises(ServerError, match="not one of rt4ksr-triton's"):
+        ServedModel.from_config(config(max_side_px=side))
 
 
 @pytest.mark.parametrize("key", ["scale", "size_multiple", "halo_px"])

@@ -52,6 +52,7 @@ class TritonPythonModel:
         self._limits = Limits(
             int(parameters.get(Parameter.MAX_PICTURE_BYTES, MAX_PICTURE_BYTES)),
             int(parameters.get(Parameter.MAX_INPUT_PX, MAX_INPUT_PX)),
+            int(parameters[Parameter.MAX_SIDE]) if Parameter.MAX_SIDE in parameters else None,
         )
         PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES
         warnings.simplefilter("ignore", PictureWarning)  # they have no place in an answer
@@ -81,6 +82,11 @@ def _decode(data: bytes, limits: Limits, name: str) -> tuple[Frame, Sidecar]:
     except PictureError as exc:
         raise PictureError(f"{name}: {exc}") from exc
     image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),), max_px=limits.max_px)
+    if limits.max_side_px is not None and max(image.size) > limits.max_side_px:
+        raise PictureError(
+            f"{name}: rejected as too large: {image.width}x{image.height} has a side of more than "
+            f"{limits.max_side_px} pixels; the rt4ksr client sends such pictures in tiles"
+        )
     with files.read_errors(name):
         frame, side_data = pictures.split(image)
     height, width, _ = frame.shape

@@ -35,14 +35,15 @@ _SHOWN_BYTES: Final = 12
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest file, and most pixels of a picture (width times height)."""
+    """Largest file, most pixels of a picture (width times height), and its longest side, if any."""
 
     max_bytes: int = MAX_PICTURE_BYTES
     max_px: int = MAX_INPUT_PX
+    max_side_px: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing could meet."""
-        if self.max_bytes < 1 or self.max_px < 1:
+        if min(self.max_bytes, self.max_px, self.max_side_px or 1) < 1 or self.max_side_px == 0:
             raise ValueError(f"the limits of the image endpoint must be positive: {self}")
 
 

@@ -1,0 +1,96 @@
+"""GPU memory of all models together, computed without a GPU.
+
+python benchmarks/gpu_memory.py [--side 2080] [--batch 2] [--instances 1]
+
+When a TensorRT context is created, it reserves its activations for the largest frames of the
+profile. The builder of TensorRT for RTX reports that size without a GPU; TensorRT may choose other
+kernels. ONNX Runtime (`gpu`) allocates the frames of a request as they come; Triton's TensorRT
+backend (`tensorrt`) reserves two sets of the largest (`output_copy_stream`). CUDA itself and the
+kernels come on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rt4ksr_client.contract import MAX_SIDE_PX, MODELS, ModelSpec
+from rt4ksr_export.config import GRAPHS, VERSION
+from rt4ksr_export.graph import Precision
+from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Compiler, Profile, Target
+
+ROOT = Path(__file__).parents[1]
+REPORTED = re.compile(r"Total Activation Memory: (\d+) bytes")
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """Bytes on the GPU of one instance of a model, for the largest frames of its profile."""
+
+    context: int
+    frames: int
+
+    @property
+    def gpu(self) -> int:
+        """With `configs/gpu.pbtxt`."""
+        return self.context + self.frames
+
+    @property
+    def tensorrt(self) -> int:
+        """With `configs/tensorrt.pbtxt`."""
+        return self.context + 2 * self.frames
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=MAX_SIDE_PX, help="longest side of a frame")
+    parser.add_argument("--batch", type=int, default=MAX_BATCH_SIZE)
+    parser.add_argument("--instances", type=int, default=1)
+    arguments = parser.parse_args()
+    models = measure(arguments.side, arguments.batch)
+    print("| GB | context | frames | `gpu` | `tensorrt` |\n|---|---|---|---|---|")
+    for name, model in models.items():
+        row = (model.context, model.frames, model.gpu, model.tensorrt)
+        print(f"| `{name}` | {' | '.join(f'{value / 1e9:.2f}' for value in row)} |")
+    totals = (
+        sum(getattr(model, config) for model in models.values()) * arguments.instances / 1e9
+        for config in ("gpu", "tensorrt")
+    )
+    what = f"all, {arguments.instances} instance{'s' if arguments.instances > 1 else ''} each"
+    print(f"| {what} | | | {' | '.join(f'{total:.1f}' for total in totals)} |")
+
+
+def measure(side_px: int = MAX_SIDE_PX, batch: int = MAX_BATCH_SIZE) -> Mapping[str, ModelMemory]:
+    """Return the memory of each model in the repository."""
+    compiler = Compiler(Target.RTX)
+    return {spec.name: _memory(compiler, spec, side_px, batch) for spec in MODELS.values()}
+
+
+def _memory(compiler: Compiler, spec: ModelSpec, side_px: int, batch: int) -> ModelMemory:
+    folder = ROOT / "model_repository" / spec.name / VERSION
+    usual = Profile.of(spec)
+    profile = Profile(usual.least, usual.best, (batch, side_px, side_px, 3))
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("rt4ksr_export.tensorrt")
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        compiler.compile((folder / GRAPHS[Precision.FP16]).read_bytes(), profile)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    (context,) = (int(found[1]) for found in map(REPORTED.search, messages) if found)
+    input_bytes = batch * side_px * side_px * 3
+    return ModelMemory(context, input_bytes * (1 + spec.scale**2))
+
+
+if __name__ == "__main__":
+    main()
