@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +26,12 @@ __all__ = [
 
 
 def announce_disposable() -> None:
-    """Tell the supervisor that this process has nothing to finalize: it may be killed when idle."""
-    Path("/proc/self/comm").write_text(DISPOSABLE_STUB)
+    """Tell the supervisor that this process has nothing to finalize: it may be killed when idle.
+
+    Does nothing if the process is traced: then coverage or a debugger has something to save.
+    """
+    if sys.gettrace() is None:
+        Path("/proc/self/comm").write_text(DISPOSABLE_STUB)
 
 
 def config_parameters(args: dict[str, str]) -> dict[str, str]:
