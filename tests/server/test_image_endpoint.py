@@ -191,7 +191,7 @@ def test_over_http_a_file_is_posted_as_it_is_and_headers_say_the_rest(
     ("parameters", "reason"),
     [
         ({"format": "gif"}, "format must be one of jpeg, png, webp, got 'gif'"),
-        ({"quality": 0}, "quality must be a whole number of 1 to 100, got 0"),
+        ({"quality": 0}, "quality must be a whole number from 1 to 100, got 0"),
         ({"quality": 101}, "quality must be"),
         ({"quality": "high"}, "quality must be"),
         ({"quality": True}, "quality must be"),
@@ -224,7 +224,7 @@ def test_one_request_may_carry_several_pictures_of_one_size(
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        ([(8, 8), (8, 6)], "must have one size, these have 8x6, 8x8"),
+        ([(8, 8), (8, 6)], "must have the same size, these are 8x6, 8x8"),
         ([(8, 8)] * 3, "batch-size must be <= 2"),
     ],
     ids=["two sizes", "three pictures"],
@@ -243,7 +243,10 @@ def test_a_panorama_that_its_format_cannot_hold_is_refused_with_a_way_out(
 ) -> None:
     wide = encoded(Image.new("RGB", (9000, 2)), "PNG")
 
-    with pytest.raises(InferenceServerException, match=r"18000x4 does not go into a WEBP.*png"):
+    with pytest.raises(
+        InferenceServerException,
+        match=r"18000x4 exceeds WEBP's limit of 16383 pixels per side: .*png",
+    ):
         upscaled(endpoint_server, wide, format="webp")
 
     assert opened(upscaled(endpoint_server, wide, format="png")[0]).size == (18000, 4)

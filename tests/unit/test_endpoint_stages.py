@@ -15,7 +15,7 @@ from PIL import Image
 from rt4ksr_client import pictures
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import SideData
-from rt4ksr_server.stages.encoding import Encoding, Encodings
+from rt4ksr_server.stages.encoding import Encoding, EncodingDefaults
 from rt4ksr_server.stages.inspection import Limits, inspect
 from rt4ksr_server.stages.sidecar import Sidecar
 
@@ -44,7 +44,7 @@ def test_a_limit_of_bytes_is_kept() -> None:
     data = encoded("PNG")
     inspect(data, Limits(max_bytes=len(data)))
 
-    with pytest.raises(PictureError, match=f"takes at most {len(data) - 1} a picture"):
+    with pytest.raises(PictureError, match=f"accepts at most {len(data) - 1} per picture"):
         inspect(data, Limits(max_bytes=len(data) - 1))
 
 
@@ -55,14 +55,14 @@ def test_limits_that_nothing_meets_are_refused(limits: dict[str, int]) -> None:
 
 
 def test_defaults_come_from_the_configuration() -> None:
-    encodings = Encodings.from_config(
+    encodings = EncodingDefaults.from_config(
         {"default_format": "webp", "default_quality_webp": "70", "default_quality_jpeg": "60"}
     )
 
-    assert encodings.wanted({}) == Encoding("webp", 70)
-    assert encodings.wanted({"FORMAT": "jpg"}) == Encoding("jpeg", 60)
-    assert encodings.wanted({"format": "png", "quality": "7"}) == Encoding("png", 7)
-    assert Encodings().wanted({}) == Encoding("jpeg", None)
+    assert encodings.encoding_for({}) == Encoding("webp", 70)
+    assert encodings.encoding_for({"FORMAT": "jpg"}) == Encoding("jpeg", 60)
+    assert encodings.encoding_for({"format": "png", "quality": "7"}) == Encoding("png", 7)
+    assert EncodingDefaults().encoding_for({}) == Encoding("jpeg", None)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_configuration_that_no_request_could_ask_for_is_refused(
     parameters: dict[str, str],
 ) -> None:
     with pytest.raises(PictureError):
-        Encodings.from_config(parameters)
+        EncodingDefaults.from_config(parameters)
 
 
 def test_a_sidecar_comes_through_as_it_was() -> None:

@@ -1,7 +1,7 @@
-"""What the endpoint takes, told from a file's bytes before anything is decoded.
+"""What the image endpoint accepts, checked on a file's bytes before anything is decoded.
 
-Each check costs less than a copy of the file. What they let through is bounded in pixels, passes
-and text, so that decoding it is bounded too; what a decoder then finds broken is refused there.
+Each check costs less than a copy of the file. What passes is bounded in pixels, passes and text, so
+that decoding it is bounded too; what a decoder then finds broken is rejected there.
 """
 
 from __future__ import annotations
@@ -23,86 +23,91 @@ __all__ = ["MAX_SCANS", "Limits", "inspect"]
 MAX_SCANS: Final = 100
 """Most passes of a progressive JPEG. Encoders make about 10; each costs a walk over all pixels."""
 
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda"
-_PADDING: Final = b"\0\t\n\r "
-# What phones put behind a JPEG: Samsung's trailer says so at its end, a motion photo in its XMP.
-_SAMSUNG_END: Final = b"SEFT"
-_MOTION_PHOTO: Final = (b"MotionPhoto", b"MicroVideo")
-_XMP_WITHIN_BYTES: Final = 256 * 1024
-_SHOWN_BYTES: Final = 12
+PADDING: Final = b"\0\t\n\r "
+JPEG_SCAN: Final = b"\xff\xda"
+XMP_WITHIN_BYTES: Final = 256 * 1024
+SHOWN_BYTES: Final = 12
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest file, most pixels of a picture (width times height), and its longest side, if any."""
+    """Largest file in bytes, most pixels of a picture (width times height), and its longest side.
+
+    Without ``max_side_px``, a side may have any length.
+    """
 
     max_bytes: int = MAX_PICTURE_BYTES
     max_px: int = MAX_INPUT_PX
     max_side_px: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing could meet."""
-        if min(self.max_bytes, self.max_px, self.max_side_px or 1) < 1 or self.max_side_px == 0:
+        """Reject limits that nothing could meet."""
+        given = [self.max_bytes, self.max_px]
+        if min(given if self.max_side_px is None else [*given, self.max_side_px]) < 1:
             raise ValueError(f"the limits of the image endpoint must be positive: {self}")
 
 
 def inspect(data: bytes, limits: Limits) -> PictureFormat:
     """Return the format of an encoded picture.
 
-    A file that goes on after the picture's end may be a second file to another program (a
-    polyglot), and is refused, unless it is what phones are known to append.
+    Data after the picture's end may be a second file to another program (a polyglot) and is
+    rejected, unless it is what phones are known to append.
 
     Raises:
-        PictureError: empty, too large, of another format, cut off, more than the picture, or a
-            JPEG of more than :data:`MAX_SCANS` passes.
+        PictureError: empty, too large, another format, truncated, with trailing data, or a JPEG of
+            more than :data:`MAX_SCANS` passes.
 
     """
     if not data:
         raise PictureError("an empty file")
     if len(data) > limits.max_bytes:
         raise PictureError(
-            f"{len(data)} bytes, and this server takes at most {limits.max_bytes} a picture"
+            f"{len(data)} bytes: this server accepts at most {limits.max_bytes} per picture"
         )
-    for format_, (begins, ends) in _CHECKS.items():
+    for format_, (begins, ends) in CHECKS.items():
         if begins(data):
             if not ends(data):
                 raise PictureError(
-                    f"the {format_.upper()}'s end is missing, or something follows it: send the "
-                    "whole picture and nothing else"
+                    f"the {format_.upper()} is truncated, or has trailing data: send the whole "
+                    "picture and nothing else"
                 )
-            _check_scans(data, format_)
+            # Entropy-coded data has a 0 after each 0xFF; only thumbnails and profiles add to this.
+            if format_ == "jpeg" and data.count(JPEG_SCAN) > MAX_SCANS:
+                raise PictureError(f"a progressive JPEG of more than {MAX_SCANS} scans")
             return format_
     known = ", ".join(PICTURE_FORMATS)
-    raise PictureError(f"none of {known}: it begins with {data[:_SHOWN_BYTES]!r}")
+    raise PictureError(f"none of {known}: it begins with {data[:SHOWN_BYTES]!r}")
 
 
-def _check_scans(data: bytes, format_: PictureFormat) -> None:
-    # In what is entropy-coded 0xFF is followed by 0, so only thumbnails and profiles add to this.
-    if format_ == "jpeg" and data.count(_JPEG_SCAN) > MAX_SCANS:
-        raise PictureError(f"a progressive JPEG of more than {MAX_SCANS} scans")
+def jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG ends with its own end, or with what phones append.
 
-
-def _jpeg_ends(data: bytes) -> bool:
-    if _ends_with(data, _JPEG_END) or data.endswith(_SAMSUNG_END):
+    Samsung's trailer has a mark at its end; a motion photo is named in the XMP.
+    """
+    if ends_with(data, b"\xff\xd9") or data.endswith(b"SEFT"):
         return True
-    beginning = data[:_XMP_WITHIN_BYTES]
-    return any(name in beginning for name in _MOTION_PHOTO)
+    return any(name in data[:XMP_WITHIN_BYTES] for name in (b"MotionPhoto", b"MicroVideo"))
 
 
-def _webp_ends(data: bytes) -> bool:
+def webp_ends(data: bytes) -> bool:
+    """Whether a WebP has the length that its header says."""
     length = int.from_bytes(data[4:8], "little") + 8
-    return length <= len(data) and not data[length:].strip(_PADDING)
+    return length <= len(data) and not data[length:].strip(PADDING)
 
 
-def _ends_with(data: bytes, end: bytes) -> bool:
-    return data.endswith(end) or data.rstrip(_PADDING).endswith(end)
+def ends_with(data: bytes, end: bytes) -> bool:
+    """Whether ``data`` ends with ``end`` and nothing but padding."""
+    return data.endswith(end) or data.rstrip(PADDING).endswith(end)
 
 
-_Check = Callable[[bytes], bool]
-_CHECKS: Final[Mapping[PictureFormat, tuple[_Check, _Check]]] = {
-    "jpeg": (lambda data: data.startswith(_JPEG_START), _jpeg_ends),
-    "png": (lambda data: data.startswith(_PNG_START), lambda data: _ends_with(data, _PNG_END)),
-    "webp": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _webp_ends),
+Check = Callable[[bytes], bool]
+
+CHECKS: Final[Mapping[PictureFormat, tuple[Check, Check]]] = {
+    "jpeg": (lambda data: data.startswith(b"\xff\xd8\xff"), jpeg_ends),
+    "png": (
+        lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+        lambda data: ends_with(data, b"IEND\xaeB`\x82"),
+    ),
+    "webp": (lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", webp_ends),
 }
 """By format: whether a file begins, and ends, like one."""

@@ -1,17 +1,16 @@
-"""What travels around the network, from the decode stage to the encode stage, as bytes.
+"""What bypasses the network: sent as bytes from the decode stage to the encode stage.
 
-JSON, for both stages may be called by anyone who reaches the server: nothing in it is ever run.
-Bytes are in base64, alpha as a PNG.
+It is JSON, because anyone who reaches the server can call either stage: nothing in it is ever run.
+Bytes are in base64, the alpha channel is a PNG.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from PIL import Image
 
@@ -21,14 +20,15 @@ from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import SideData
 
-__all__ = ["Sidecar"]
+__all__ = ["Sidecar", "from_base64", "metadata_value", "to_base64"]
 
-_BYTES = frozenset(metadata.KEPT) - {"dpi"}
+BINARY_KEYS: Final = frozenset(metadata.KEPT) - {"dpi"}
+"""Metadata whose values are bytes."""
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A picture but for its colours; its size is that before padding and upscaling."""
+    """All of a picture but its colours; its size is that before padding and upscaling."""
 
     width_px: int
     height_px: int
@@ -36,17 +36,16 @@ class Sidecar:
 
     def to_bytes(self) -> bytes:
         """Return the form that :meth:`from_bytes` reads."""
-        around = self.side_data
-        alpha = None if around.alpha is None else _text(files.encode(around.alpha, "PNG"))
+        alpha, info = self.side_data.alpha, self.side_data.info
         return json.dumps(
             {
                 "width_px": self.width_px,
                 "height_px": self.height_px,
-                "gray": around.gray,
-                "alpha": alpha,
+                "gray": self.side_data.gray,
+                "alpha": None if alpha is None else to_base64(files.encode(alpha, "PNG")),
                 "info": {
-                    key: _text(value) if key in _BYTES else value
-                    for key, value in around.info.items()
+                    key: to_base64(value) if key in BINARY_KEYS else value
+                    for key, value in info.items()
                 },
             }
         ).encode()
@@ -56,14 +55,19 @@ class Sidecar:
         """Read what :meth:`to_bytes` wrote.
 
         Raises:
-            PictureError: it did not.
+            PictureError: it did not write this.
 
         """
         try:
             found = json.loads(data)
             width_px, height_px = int(found["width_px"]), int(found["height_px"])
-            alpha = None if found["alpha"] is None else _alpha(found["alpha"])
-            info = {key: _value(key, value) for key, value in found["info"].items()}
+            alpha: Image.Image | None = None
+            if found["alpha"] is not None:
+                png = io.BytesIO(from_base64(found["alpha"]))
+                alpha = files.decode(png, "alpha", formats=("PNG",))
+                if alpha.mode != "L":
+                    raise ValueError(f"an alpha channel of mode {alpha.mode}")
+            info = {key: metadata_value(key, value) for key, value in found["info"].items()}
             sidecar = cls(width_px, height_px, SideData(alpha, bool(found["gray"]), info))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
             raise PictureError(f"not a sidecar of the decode stage: {exc!r}") from exc
@@ -75,7 +79,7 @@ class Sidecar:
         """Return the upscaled picture without its padding; ``upscaled`` is ``(H, W, 3)``.
 
         Raises:
-            PictureError: it is not this picture's size, padded, times a whole number.
+            PictureError: ``upscaled`` is not this picture's size, padded, times a whole number.
 
         """
         height, width, _ = upscaled.shape
@@ -88,27 +92,30 @@ class Sidecar:
         return upscaled[: self.height_px * scale, : self.width_px * scale]
 
 
-def _alpha(text: str) -> Image.Image:
-    alpha = files.decode(io.BytesIO(_bytes(text)), "alpha", formats=("PNG",))
-    if alpha.mode != "L":
-        raise ValueError(f"alpha of mode {alpha.mode}")
-    return alpha
-
-
-def _text(value: bytes) -> str:
+def to_base64(value: bytes) -> str:
+    """Return ``value`` as text."""
     return base64.b64encode(value).decode("ascii")
 
 
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
-        raise ValueError(str(exc)) from exc
+def from_base64(text: str) -> bytes:
+    """Return the bytes that :func:`to_base64` made ``text`` of.
+
+    Raises:
+        ValueError: it did not.
+
+    """
+    return base64.b64decode(text, validate=True)
 
 
-def _value(key: str, value: Any) -> Any:
-    if key in _BYTES:
-        return _bytes(value)
+def metadata_value(key: str, value: Any) -> Any:
+    """Return a value of the JSON form as Pillow has it.
+
+    Raises:
+        ValueError, TypeError: not metadata that the decode stage sends.
+
+    """
+    if key in BINARY_KEYS:
+        return from_base64(value)
     if key == metadata.SUBSAMPLED:
         return bool(value)
     if key != "dpi":

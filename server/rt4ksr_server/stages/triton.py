@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,58 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_server.supervisor import DISPOSABLE_STUB
 
-__all__ = [
-    "announce_disposable",
-    "answer",
-    "bytes_tensor",
-    "config_parameters",
-    "input_array",
-    "request_parameters",
-]
+__all__ = ["Stage", "bytes_tensor", "input_array", "request_parameters"]
 
 
-def announce_disposable() -> None:
-    """Tell the supervisor that this process has nothing to finalize: it may be killed when idle.
+class Stage(abc.ABC):
+    """One instance of a stage, as Triton's Python backend calls it."""
 
-    Does nothing if the process is traced: then coverage or a debugger has something to save.
-    """
-    if sys.gettrace() is None:
-        Path("/proc/self/comm").write_text(DISPOSABLE_STUB)
+    def initialize(self, args: dict[str, str]) -> None:
+        """Configure the stage; an exception fails the load of the model."""
+        # Tells the supervisor that there is nothing to finalize, unless this process is traced:
+        # then coverage or a debugger has something to save at the end.
+        if sys.gettrace() is None:
+            Path("/proc/self/comm").write_text(DISPOSABLE_STUB)
+        warnings.simplefilter("ignore", PictureWarning)  # an answer has no place for them
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        self.configure({key: str(v.get("string_value", "")) for key, v in parameters.items()})
 
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer every request as soon as it is done; a bad one gets an error of its own."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                response = pb_utils.InferenceResponse(self.run(request))
+            except PictureError as exc:
+                error = pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
+                response = pb_utils.InferenceResponse([], error)
+            except Exception as exc:  # whatever it is, the next request must find this model alive
+                traceback.print_exc()
+                reason = f"{type(exc).__name__}: {exc}"
+                error = pb_utils.TritonError(reason, pb_utils.TritonError.INTERNAL)
+                response = pb_utils.InferenceResponse([], error)
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-def config_parameters(args: dict[str, str]) -> dict[str, str]:
-    """Return the parameters in the configuration that ``initialize`` gets."""
-    parameters = json.loads(args["model_config"]).get("parameters", {})
-    return {key: str(value.get("string_value", "")) for key, value in parameters.items()}
+    @abc.abstractmethod
+    def configure(self, parameters: Mapping[str, str]) -> None:
+        """Read the parameters of the model's configuration.
+
+        Raises:
+            ValueError, PictureError: they contradict each other.
+
+        """
+
+    @abc.abstractmethod
+    def run(self, request: Any) -> list[Any]:
+        """Return the output tensors for ``request``.
+
+        Raises:
+            PictureError: the request is at fault.
+
+        """
 
 
 def request_parameters(request: Any) -> dict[str, Any]:
@@ -47,7 +76,7 @@ def request_parameters(request: Any) -> dict[str, Any]:
 
 
 def input_array(request: Any, name: str) -> Any:
-    """Return an input as a numpy array: objects of bytes where it is BYTES."""
+    """Return an input as a NumPy array; BYTES become an array of ``bytes`` objects."""
     return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
 
 
@@ -56,20 +85,3 @@ def bytes_tensor(name: str, values: Sequence[bytes]) -> Any:
     array = np.empty((len(values), 1), dtype=np.object_)
     array[:, 0] = values
     return pb_utils.Tensor(name, array)
-
-
-def answer(request: Any, work: Callable[[Any], Sequence[Any]]) -> None:
-    """Send what ``work`` makes of ``request``, tensors or an error, as soon as it is there."""
-    sender = request.get_response_sender()
-    try:
-        response = pb_utils.InferenceResponse(list(work(request)))
-    except PictureError as refused:
-        response = _error(str(refused), pb_utils.TritonError.INVALID_ARG)
-    except Exception as broken:  # whatever it is, the next request must find this model alive
-        traceback.print_exc()
-        response = _error(f"{type(broken).__name__}: {broken}", pb_utils.TritonError.INTERNAL)
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _error(text: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse([], pb_utils.TritonError(text, code))

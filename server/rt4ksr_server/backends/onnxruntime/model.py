@@ -1,18 +1,17 @@
 """Serves ONNX models with ONNX Runtime on the CPU, as a Python-based Triton backend.
 
-It takes the place of the native ``onnxruntime`` backend where there is none (the tritonserver of
-the ``nvidia-pytriton`` wheel) and refuses what that one refuses, so that a model folder that loads
-here loads in NVIDIA's container too. It runs inside Triton's Python stub, which has numpy and ONNX
+It replaces the native ``onnxruntime`` backend where there is none (the tritonserver of the
+``nvidia-pytriton`` wheel) and rejects what that one rejects, so that a model folder that loads here
+loads in NVIDIA's container too. It runs inside Triton's Python stub, which has numpy and ONNX
 Runtime but not this project.
 
-Honoured from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
-``KIND_AUTO`` and ``KIND_CPU``, the parameters ``intra_op_thread_count``,
-``inter_op_thread_count``, ``max_input_px`` (of a frame; a larger one is refused) and
-``sha256:FILE`` (a model file of another hash is not loaded). Execution accelerators for a GPU are
-passed over.
+Read from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
+``KIND_AUTO`` and ``KIND_CPU``, and the parameters ``intra_op_thread_count``,
+``inter_op_thread_count``, ``max_input_px`` (a larger frame is rejected) and ``sha256:FILE`` (a
+model file of another hash is not loaded). Execution accelerators for a GPU are ignored.
 
 Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
-output into memory it keeps between runs, and the stub copies it once, into shared memory.
+output into memory that it keeps between runs, and the stub copies it once, into shared memory.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ import triton_python_backend_utils as pb_utils
 # of RT4KSR x2 gain 1.4 times at 32x32 pixels, 1.14 at 96x96 and nothing from 128x128 on.
 STACK_LIMIT_BYTES = 32 * 1024
 
-_ORT_FATAL = 4  # a severity: ONNX Runtime's errors reach the client, stderr need not repeat them
-_TRITON_TYPES = {
+ORT_FATAL = 4  # a severity: ONNX Runtime's errors reach the client, stderr need not repeat them
+TRITON_TYPES = {
     "tensor(uint8)": "TYPE_UINT8",
     "tensor(int8)": "TYPE_INT8",
     "tensor(uint16)": "TYPE_UINT16",
@@ -51,11 +50,11 @@ _TRITON_TYPES = {
 Array = npt.NDArray[Any]
 
 
-class _RefusedError(Exception):
+class RejectedError(Exception):
     """The graph cannot be run on these tensors."""
 
 
-class _Call:
+class Call:
     """A request: the tensors it brings and the outputs it asks for."""
 
     def __init__(self, request: Any) -> None:
@@ -65,23 +64,25 @@ class _Call:
         self.input_bytes = sum(array.nbytes for array in self.inputs.values())
 
     @property
-    def kind(self) -> Hashable:
-        """What calls that can be stacked have in common."""
+    def signature(self) -> Hashable:
+        """Equal for calls that can be stacked: names and shapes of a frame, outputs."""
         return frozenset((name, a.shape[1:]) for name, a in self.inputs.items()), self.wanted
 
     @property
     def batch_size(self) -> int:
+        """The number of frames."""
         return len(next(iter(self.inputs.values())))
 
     def send(self, outputs: Sequence[Array]) -> None:
+        """Answer with the outputs, in the order of ``wanted``."""
         named = zip(self.wanted, outputs, strict=True)
-        self._finish(pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in named]))
+        response = pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in named])
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def refuse(self, reason: str) -> None:
+    def reject(self, reason: str) -> None:
+        """Answer with the status INVALID_ARGUMENT."""
         error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
-        self._finish(pb_utils.InferenceResponse([], error))
-
-    def _finish(self, response: Any) -> None:
+        response = pb_utils.InferenceResponse([], error)
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
@@ -89,130 +90,110 @@ class TritonPythonModel:
     """One instance of one model: one ONNX Runtime session."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session; raise where config and graph do not fit, which fails the load."""
+        """Open the session; raise where config and graph do not match, which fails the load."""
         # Tells the supervisor that there is nothing to finalize (its DISPOSABLE_STUB), unless this
         # process is traced: then coverage or a debugger has something to save at the end.
         if sys.gettrace() is None:
             Path("/proc/self/comm").write_text("rt4ksr_model")
         ort.disable_telemetry_events()
-        _check_numpy()
+        # Triton's Python stub was built for numpy 1; of numpy 2 arrays it sends zero bytes.
+        if int(np.__version__.partition(".")[0]) > 1:
+            raise pb_utils.TritonModelException(
+                f"this is numpy {np.__version__}: install numpy<2 for Triton's Python backend"
+            )
         config = json.loads(args["model_config"])
+        if any(group["kind"] == "KIND_GPU" for group in config["instance_group"]):
+            raise pb_utils.TritonModelException(
+                "KIND_GPU: this backend runs on the CPU; use KIND_AUTO, or NVIDIA's container"
+            )
         version_folder = Path(args["model_repository"]) / args["model_version"]
         path = version_folder / (config.get("default_model_filename") or "model.onnx")
-        _check_hash(path, _parameter(config, f"sha256:{path.name}"))
-        self._session = _open_session(path, _session_options(config))
-        self._max_input_px = _whole_number(config, "max_input_px")
+        check_hash(path, parameter(config, f"sha256:{path.name}"))
+        try:
+            self._session = ort.InferenceSession(
+                path, session_options(config), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
+        self._max_input_px = int_parameter(config, "max_input_px")
         self._may_stack = int(config["max_batch_size"]) > 0
-        _check_instances(config)
-        _check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
-        _check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
+        check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
+        check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer every request as soon as it is done; a bad one gets an error of its own."""
-        calls = [_Call(request) for request in requests]
-        for group in self._groups(calls):
-            self._answer(group)
-
-    def _groups(self, calls: Iterable[_Call]) -> Iterable[list[_Call]]:
-        """Return the calls that are run together."""
-        groups: dict[Any, list[_Call]] = defaultdict(list)
-        for i, call in enumerate(calls):
+        groups: dict[Any, list[Call]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            call = Call(request)
             alike = self._may_stack and call.input_bytes <= STACK_LIMIT_BYTES
-            groups[call.kind if alike else i].append(call)
-        return groups.values()
+            groups[call.signature if alike else number].append(call)
+        for group in groups.values():
+            self.answer(group)
 
-    def _answer(self, group: Sequence[_Call]) -> None:
+    def answer(self, group: Sequence[Call]) -> None:
+        """Answer calls that can be run together."""
         try:
-            for call, outputs in zip(group, self._run_group(group), strict=True):
+            for call, outputs in zip(group, self.run_stacked(group), strict=True):
                 call.send(outputs)
-        except _RefusedError as error:
+        except RejectedError as error:
             if len(group) == 1:
-                group[0].refuse(str(error))
+                group[0].reject(str(error))
                 return
             for call in group:  # each fails, or not, by itself
-                self._answer([call])
+                self.answer([call])
 
-    def _run_group(self, group: Sequence[_Call]) -> list[Sequence[Array]]:
+    def run_stacked(self, group: Sequence[Call]) -> list[Sequence[Array]]:
+        """Return the outputs of each call, computed in one run."""
         first = group[0]
         if len(group) == 1:
-            return [self._run(first.inputs, first.wanted)]
+            return [self.run(first.inputs, first.wanted)]
         names = first.inputs
         stacked = {name: np.concatenate([call.inputs[name] for call in group]) for name in names}
         ends = np.cumsum([call.batch_size for call in group])[:-1]
-        parts = [np.split(output, ends) for output in self._run(stacked, first.wanted)]
+        parts = [np.split(output, ends) for output in self.run(stacked, first.wanted)]
         return list(zip(*parts, strict=True))
 
-    def _run(self, arrays: dict[str, Array], wanted: tuple[str, ...]) -> Sequence[Array]:
+    def run(self, arrays: dict[str, Array], wanted: tuple[str, ...]) -> Sequence[Array]:
+        """Return the outputs ``wanted`` for inputs ``(N, H, W, C)`` by name.
+
+        Raises:
+            RejectedError: empty, too many pixels per frame, or a shape that the graph cannot take.
+
+        """
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         if not all(array.size for array in arrays.values()):
-            raise _RefusedError(f"{shapes} cannot be run: it is empty")
-        if self._max_input_px and any(_frame_px(a) > self._max_input_px for a in arrays.values()):
-            raise _RefusedError(
+            raise RejectedError(f"{shapes} cannot be run: it is empty")
+        frame_px = max(int(np.prod(a.shape[1:3], dtype=np.int64)) for a in arrays.values())
+        if 0 < self._max_input_px < frame_px:
+            raise RejectedError(
                 f"{shapes} cannot be run: more than {self._max_input_px} pixels a frame"
             )
         try:
             outputs: Sequence[Array] = self._session.run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
-            raise _RefusedError(f"{shapes} cannot be run: {_reason(error)}") from error
+            # Without the node, source file and condition before the message.
+            reason = str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2]
+            raise RejectedError(f"{shapes} cannot be run: {reason.strip()}") from error
         return outputs
 
 
-def _frame_px(array: Array) -> int:
-    """Return H times W of an array ``(N, H, W, C)``."""
-    return int(np.prod(array.shape[1:3], dtype=np.int64))
-
-
-def _reason(error: Exception) -> str:
-    """Return ONNX Runtime's message without the node, source file and condition before it."""
-    return str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2].strip()
-
-
-def _open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
-
-
-def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
+def session_options(config: dict[str, Any]) -> ort.SessionOptions:
+    """Return ONNX Runtime's options for a model configuration."""
     options = ort.SessionOptions()
-    options.log_severity_level = _ORT_FATAL
-    # Threads that wait for the next frame by spinning take the cores from the codecs and win
+    options.log_severity_level = ORT_FATAL
+    # Threads that wait for the next frame by spinning take the cores from the codecs and gain
     # nothing: a frame takes as long without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.intra_op_num_threads = _whole_number(config, "intra_op_thread_count")
-    options.inter_op_num_threads = _whole_number(config, "inter_op_thread_count")
+    options.intra_op_num_threads = int_parameter(config, "intra_op_thread_count")
+    options.inter_op_num_threads = int_parameter(config, "inter_op_thread_count")
     if not options.intra_op_num_threads:
-        # Left to itself, each instance would start as many threads as there are cores.
+        # By default, each instance would start as many threads as there are cores.
         instances = sum(group["count"] for group in config["instance_group"])
-        options.intra_op_num_threads = max(1, _physical_cores() // max(1, instances))
+        options.intra_op_num_threads = max(1, physical_cores() // max(1, instances))
     return options
 
 
-def _parameter(config: dict[str, Any], key: str) -> str:
-    text: str = config.get("parameters", {}).get(key, {}).get("string_value", "")
-    return text
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    """Refuse a file that is not the one the config was written for."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if expected and path.is_file() else ""
-    if found != expected and path.is_file():
-        raise pb_utils.TritonModelException(
-            f"{path} was changed: its SHA-256 is {found}, config.pbtxt has {expected}"
-        )
-
-
-def _whole_number(config: dict[str, Any], key: str) -> int:
-    """Return the parameter's value, or 0 where it is missing or asks for the default."""
-    text = _parameter(config, key) or "0"
-    try:
-        return max(0, int(text))
-    except ValueError:
-        raise pb_utils.TritonModelException(f"{key}: {text!r} is not an integer") from None
-
-
-def _physical_cores() -> int:
+def physical_cores() -> int:
     """Return how many cores this process may use, counting the threads of one core once."""
     cores = set()
     for cpu in os.sched_getaffinity(0):
@@ -221,25 +202,36 @@ def _physical_cores() -> int:
     return len(cores)
 
 
-def _check_numpy() -> None:
-    # Triton's Python stub was built for numpy 1; of numpy 2 arrays it sends zero bytes, silently.
-    if int(np.__version__.partition(".")[0]) > 1:
-        raise pb_utils.TritonModelException(f"numpy<2 is needed, this is numpy {np.__version__}")
+def parameter(config: dict[str, Any], key: str) -> str:
+    """Return a parameter of a model configuration; empty if it is not there."""
+    text: str = config.get("parameters", {}).get(key, {}).get("string_value", "")
+    return text
 
 
-def _check_instances(config: dict[str, Any]) -> None:
-    if any(group["kind"] == "KIND_GPU" for group in config["instance_group"]):
+def int_parameter(config: dict[str, Any], key: str) -> int:
+    """Return a parameter's value, or 0 where it is missing or asks for the default."""
+    text = parameter(config, key) or "0"
+    try:
+        return max(0, int(text))
+    except ValueError:
+        raise pb_utils.TritonModelException(f"{key}: {text!r} is not an integer") from None
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Reject a file that is not the one the config was written for."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if expected and path.is_file() else ""
+    if found != expected and path.is_file():
         raise pb_utils.TritonModelException(
-            "KIND_GPU: this backend runs on the CPU; use KIND_AUTO, or NVIDIA's container"
+            f"{path} was changed: its SHA-256 is {found}, config.pbtxt has {expected}"
         )
 
 
-def _check_tensors(
+def check_tensors(
     kind: str, configured: Sequence[dict[str, Any]], graph: Sequence[Any], batched: bool
 ) -> None:
-    """Refuse what the native backend refuses.
+    """Reject inputs or outputs that the native backend rejects.
 
-    Every input has to be configured, under its name and type. A dimension that is fixed in the
+    Every input has to be configured, with its name and type. A dimension that is fixed in the
     graph is the same in the config; one that is symbolic is -1, though an input may narrow it.
     """
     nodes = {node.name: node for node in graph}
@@ -251,27 +243,31 @@ def _check_tensors(
             f"config names the {kind}s {sorted(names)}, the graph has {sorted(nodes)}"
         )
     for tensor in configured:
-        _check_tensor(kind, tensor, nodes[tensor["name"]], batched)
+        node = nodes[tensor["name"]]
+        label = f"{kind} {node.name}"
+        expected = TRITON_TYPES.get(node.type, f"{node.type}, which is not supported")
+        if tensor["data_type"] != expected:
+            raise pb_utils.TritonModelException(
+                f"{label}: config has {tensor['data_type']}, the graph {expected}"
+            )
+        check_dims(label, tensor, node, batched, may_narrow=kind == "input")
 
 
-def _check_tensor(kind: str, tensor: dict[str, Any], node: Any, batched: bool) -> None:
-    label = f"{kind} {node.name}"
-    expected = _TRITON_TYPES.get(node.type, f"{node.type}, which is not supported")
-    if tensor["data_type"] != expected:
-        raise pb_utils.TritonModelException(
-            f"{label}: config has {tensor['data_type']}, the graph {expected}"
-        )
+def check_dims(
+    label: str, tensor: dict[str, Any], node: Any, batched: bool, *, may_narrow: bool
+) -> None:
+    """Reject dimensions in the config that are not the graph's."""
     graph_dims = [dim if isinstance(dim, int) else -1 for dim in node.shape]
     dims = [-1] * batched + [int(dim) for dim in tensor["dims"]]
     if batched and graph_dims[:1] != [-1]:
         raise pb_utils.TritonModelException(
             f"{label}: max_batch_size needs a dynamic first dimension, the graph has {graph_dims}"
         )
-    fits = len(dims) == len(graph_dims) and all(
-        dim == graph_dim or (kind == "input" and graph_dim == -1)
+    matches = len(dims) == len(graph_dims) and all(
+        dim == graph_dim or (may_narrow and graph_dim == -1)
         for dim, graph_dim in zip(dims, graph_dims, strict=False)
     )
-    if not fits:
+    if not matches:
         raise pb_utils.TritonModelException(
             f"{label}: config has dims {dims}, the graph {graph_dims}"
             + (" (the first is the batch)" if batched else "")
