@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
@@ -91,7 +92,7 @@ def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -
     clock.lap("prepare")
     before_ms = _server_ms(asking)
     clock.lap("")
-    answer = transport.infer(SPEC.name, batch, timeout_s=TIMEOUT_S)
+    answer = transport.upscale(asking.served_model, batch, Call(TIMEOUT_S))
     clock.lap("wire")
     times["server"] = _server_ms(asking) - before_ms
     times["wire"] -= times["server"]

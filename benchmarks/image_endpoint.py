@@ -40,6 +40,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import (
     DECODE_STAGE,
@@ -52,6 +53,7 @@ from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import open_transport
 from rt4ksr_client.transports.base import Transport
 from rt4ksr_client.transports.encoded import pictures_tensor
+from rt4ksr_client.transports.messages import InferRequest, RequestedOutput
 from rt4ksr_server import TritonServer
 from support.nearest_models import add_endpoints, nearest_config, nearest_graph, write_model
 
@@ -214,12 +216,17 @@ def send(url: str, load: Load) -> Rate:
 def asking(transport: Transport, kind: str) -> Callable[[], Sized]:
     """Return what has one frame upscaled and returns the answer: an array, or a file's bytes."""
     if kind == "raw":
-        return partial(transport.infer, SPEC.name, source_frame(), timeout_s=TIMEOUT_S)
-    way = transport.messages()
-    assert way is not None
-    sent = pictures_tensor([source_file()])
-    wanted = UPSCALED_PICTURE_NAME
-    return lambda: way.exchange(ENDPOINT, sent, wanted, timeout_s=TIMEOUT_S).content
+        model, frame = transport.served_model(SPEC.name, Call(TIMEOUT_S)), source_frame()
+        return lambda: transport.upscale(model, frame, Call(TIMEOUT_S))
+    request = InferRequest(
+        ENDPOINT, [pictures_tensor([source_file()])], [RequestedOutput(UPSCALED_PICTURE_NAME)]
+    )
+
+    def ask() -> Sized:
+        response = transport.infer(request, Call(TIMEOUT_S))
+        return response.output(UPSCALED_PICTURE_NAME).content
+
+    return ask
 
 
 def times_s(count: int, ask: Callable[[], object]) -> list[float]:

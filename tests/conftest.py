@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+# The same examples every time, and no time limit: the machine may be busy.
+settings.register_profile("rt4ksr", deadline=None, derandomize=True, database=None)
+settings.load_profile("rt4ksr")
 
 # Tests run in several processes; a pool of threads in each would only fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Bounds of a call: how long it may take, and a way to end it from another thread."""
+"""Limits of a call: its deadline, and its cancellation from another thread."""
 
 from __future__ import annotations
 
@@ -6,44 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rt4ksr_client.errors import DeadlineExceededError
 
-__all__ = ["Cancellation", "Deadline"]
+__all__ = ["Call", "Cancellation"]
 
-
-class Deadline:
-    """A moment in the future, by the monotonic clock."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self._end_s = time.monotonic() + timeout_s
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until then, negative afterwards."""
-        return self._end_s - time.monotonic()
-
-    def required_s(self, what: str = "") -> float:
-        """Return the seconds left.
-
-        Raises:
-            DeadlineExceededError: there are none; ``what`` names what was waited for, unless who
-                catches the error does.
-
-        """
-        left_s = self.left_s
-        if left_s <= 0:
-            about = f"{what}: " if what else ""
-            raise DeadlineExceededError(f"{about}no answer within {self.timeout_s:g} s")
-        return left_s
+_LOCK_POLL_S = 0.05
 
 
 class Cancellation:
-    """Ends calls that run in other threads; for good, once :meth:`cancel` was called.
+    """Cancels calls from another thread: those in flight and those that follow.
 
-    Where a call is ended, it raises :class:`concurrent.futures.CancelledError` in its own thread.
+    A cancelled call raises :class:`concurrent.futures.CancelledError` in its own thread.
     """
 
     def __init__(self) -> None:
@@ -52,7 +27,7 @@ class Cancellation:
         self._stops: list[Callable[[], object]] = []
 
     def cancel(self) -> None:
-        """End every call under way, and every later one."""
+        """Cancel for good; calling it twice is harmless."""
         with self._lock:
             self._cancelled.set()
             stops = tuple(self._stops)
@@ -61,17 +36,17 @@ class Cancellation:
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Have :meth:`cancel` call ``stop`` while the block runs; it must be safe from any thread.
+        """Have :meth:`cancel` call ``stop`` while the block runs; it must be thread-safe.
 
-        Whatever the stopped call raises in the block, what comes out is ``CancelledError``.
+        Whatever exception ``stop`` provokes in the block becomes ``CancelledError``.
         """
         with self._lock:
-            self._raise_if_cancelled()
+            self.raise_if_cancelled()
             self._stops.append(stop)
         try:
             yield
         except Exception:
-            self._raise_if_cancelled()
+            self.raise_if_cancelled()
             raise
         finally:
             with self._lock:
@@ -80,8 +55,82 @@ class Cancellation:
     def sleep(self, duration_s: float) -> None:
         """Sleep, but not beyond :meth:`cancel`."""
         self._cancelled.wait(duration_s)
-        self._raise_if_cancelled()
+        self.raise_if_cancelled()
 
-    def _raise_if_cancelled(self) -> None:
+    def raise_if_cancelled(self) -> None:
+        """Raise ``CancelledError`` after :meth:`cancel`."""
         if self._cancelled.is_set():
             raise CancelledError
+
+
+class Call:
+    """One call with all its requests and retries: ends at a deadline, or when it is cancelled.
+
+    Args:
+        timeout_s: seconds from now to the deadline.
+        cancellation: ends the call from another thread; None if nothing will.
+
+    """
+
+    def __init__(self, timeout_s: float, cancellation: Cancellation | None = None) -> None:
+        self.timeout_s = timeout_s
+        self.cancellation = cancellation
+        self._end_s = time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        """Return the seconds to the deadline, negative after it."""
+        return self._end_s - time.monotonic()
+
+    def required_s(self, what: str = "") -> float:
+        """Return the seconds to the deadline.
+
+        Args:
+            what: names what was waited for; leave it empty if the caller adds that context.
+
+        Raises:
+            DeadlineExceededError: the deadline has passed.
+            CancelledError: the call was cancelled.
+
+        """
+        self.raise_if_cancelled()
+        left_s = self.left_s()
+        if left_s <= 0:
+            about = f"{what}: " if what else ""
+            raise DeadlineExceededError(f"{about}no answer within {self.timeout_s:g} s")
+        return left_s
+
+    def raise_if_cancelled(self) -> None:
+        """Raise ``CancelledError`` if the call was cancelled."""
+        if self.cancellation is not None:
+            self.cancellation.raise_if_cancelled()
+
+    def stopping(self, stop: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have a cancellation call ``stop``; see :meth:`Cancellation.stopping`."""
+        return nullcontext() if self.cancellation is None else self.cancellation.stopping(stop)
+
+    def sleep(self, duration_s: float) -> None:
+        """Sleep, but not beyond a cancellation."""
+        if self.cancellation is None:
+            time.sleep(duration_s)
+        else:
+            self.cancellation.sleep(duration_s)
+
+    @contextmanager
+    def holding(self, lock: threading.Lock, what: str) -> Iterator[None]:
+        """Hold ``lock`` during the block, waiting for it as long as the call may.
+
+        Raises:
+            DeadlineExceededError: the deadline came first; ``what`` names what was waited for.
+            CancelledError: the call was cancelled while it waited.
+
+        """
+        while not lock.acquire(timeout=min(_LOCK_POLL_S, self.required_s(what))):
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def probe(self, timeout_s: float) -> Call:
+        """Return a call for a side question: a deadline of its own, the same cancellation."""
+        return Call(timeout_s, self.cancellation)

@@ -1,9 +1,10 @@
-"""How to reach a server: one value for what every client, command and load test needs."""
+"""How to reach a server: the settings that every client, command and load test shares."""
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
 
@@ -12,6 +13,7 @@ __all__ = [
     "DEFAULT_TIMEOUT_S",
     "DEFAULT_URL",
     "Connection",
+    "Endpoint",
     "TransportName",
     "WireName",
 ]
@@ -29,6 +31,74 @@ DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MAX_REQUEST_PX = 2048 * 2048
 """Largest request, in pixels before upscaling: 12.6 MB, and 113 MB back at x3. Halos then cost 3 %
 more pixels."""
+
+_BY_SCHEME: Final[dict[str, tuple[TransportName, ...]]] = {
+    "": ("auto", "grpc", "http", "shm", "cuda_shm"),
+    "grpc": ("auto", "grpc", "shm", "cuda_shm"),
+    "http": ("auto", "http"),
+    "dns": ("auto", "grpc"),
+}
+"""Transports that fit a URL's scheme."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One server of a connection.
+
+    ``address`` is ``host:port``, or ``dns:///name:port`` for gRPC. ``transport`` is what to use;
+    ``auto`` means shared memory where the server can map it, else gRPC. ``reason``: why, as a
+    phrase.
+    """
+
+    address: str
+    transport: TransportName
+    reason: str
+
+    @property
+    def host(self) -> str:
+        """The host's name or IP address, without brackets."""
+        return self.address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is this host's loopback interface."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @classmethod
+    def resolve(cls, url: str, transport: TransportName, wire: WireName) -> Endpoint:
+        """Resolve one server's URL and the requested transport to the transport to use.
+
+        Raises:
+            ValueError: a malformed address, or a transport or wire that does not fit it.
+
+        """
+        scheme, address = ("dns", url) if url.startswith("dns:///") else _split_scheme(url)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{url!r}: expected an address like {DEFAULT_URL}")
+        if transport not in _BY_SCHEME[scheme]:
+            raise ValueError(
+                f"{url!r}: a {scheme} address does not go with transport {transport!r}"
+            )
+        if wire == "encoded" and transport in ("shm", "cuda_shm"):
+            raise ValueError(
+                f"wire 'encoded' does not go with transport {transport!r}: use grpc or http"
+            )
+        if transport != "auto":
+            return cls(address, transport, "requested")
+        if scheme in ("http", "dns"):
+            return cls(address, "http" if scheme == "http" else "grpc", "given by the address")
+        if wire == "encoded":
+            return cls(address, "grpc", "encoded frames need no shared memory")
+        return cls(address, "auto", "not decided yet")
 
 
 @dataclass(frozen=True)
@@ -73,3 +143,18 @@ class Connection:
                     f"{name} must be one of {', '.join(get_args(allowed))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        _ = self.endpoints
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The servers, in the order of the URL."""
+        return tuple(
+            Endpoint.resolve(url.strip(), self.transport, self.wire) for url in self.url.split(",")
+        )
+
+
+def _split_scheme(url: str) -> tuple[str, str]:
+    scheme, separator, address = url.rpartition("://")
+    if separator and scheme not in ("grpc", "http"):
+        raise ValueError(f"{url!r}: the scheme must be grpc://, http:// or dns:///")
+    return scheme, address

@@ -1,13 +1,14 @@
-"""When to try again, and how long to wait before it."""
+"""When to retry a request, and how long to wait before it."""
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rt4ksr_client.call import Cancellation, Deadline
+from rt4ksr_client.call import Call
 from rt4ksr_client.errors import (
     ModelNotReadyError,
     OverloadedError,
@@ -19,12 +20,14 @@ __all__ = ["Backoff", "Retries"]
 
 Answer = TypeVar("Answer")
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Backoff:
     """Growing pauses between attempts, each drawn from ``[pause/2, pause]``.
 
-    The jitter keeps clients that were refused together from coming back together.
+    The jitter keeps clients that were rejected together from coming back together.
     """
 
     first_s: float = 0.05
@@ -32,7 +35,7 @@ class Backoff:
     longest_s: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse pauses that do not grow."""
+        """Reject pauses that do not grow."""
         if not 0 < self.first_s <= self.longest_s or self.factor < 1:
             raise ValueError(f"these pauses do not grow: {self}")
 
@@ -45,11 +48,11 @@ class Backoff:
 
 
 class Retries:
-    """Tries again what the server never worked on: unreachable, not ready, or overloaded.
+    """Retries requests that no server worked on: unreachable, not ready, or overloaded.
 
-    An overloaded server is asked until the deadline. One that does not answer, or lacks the model,
-    is asked that long only if it has answered before (it is being restarted); at first contact it
-    is more likely a wrong address, which should be said soon: after ``first_contact_attempts``.
+    An overloaded server is asked until the deadline. A server that does not answer, or lacks the
+    model, is retried that long only if it has answered before (it is being restarted). At first
+    contact the address is probably wrong, so fail early: after ``first_contact_attempts``.
 
     May be shared between threads.
     """
@@ -59,37 +62,38 @@ class Retries:
         self._first_contact_attempts = first_contact_attempts
         self._answered = False
 
-    def run(
-        self,
-        attempt: Callable[[float], Answer],
-        deadline: Deadline,
-        cancellation: Cancellation | None,
-        what: str,
-    ) -> Answer:
-        """Call ``attempt`` with the seconds left, until it returns or there is no use in it.
+    def run(self, attempt: Callable[[], Answer], call: Call, what: str) -> Answer:
+        """Call ``attempt`` until it returns, the deadline passes, or a retry would be useless.
+
+        Args:
+            attempt: raises ServerError if it fails.
+            call: its deadline and cancellation also end the pauses.
+            what: names what was waited for, in the error.
 
         Raises:
-            ServerError: what the last attempt raised.
+            ServerError: the last attempt's error.
             DeadlineExceededError: the deadline has passed.
 
         """
         failure: ServerError | None = None
         for attempts, pause_s in enumerate(self._backoff.pauses_s(), start=1):
-            if failure is not None and deadline.left_s <= 0:
+            if failure is not None and call.left_s() <= 0:
                 raise failure  # the pause ended late: this says more than that time is up
+            call.required_s(what)
             try:
-                answer = attempt(deadline.required_s(what))
+                answer = attempt()
             except ServerError as error:
-                if not self._worth_it(error, attempts) or pause_s >= deadline.left_s:
+                if not self._is_retryable(error, attempts) or pause_s >= call.left_s():
                     raise
                 failure = error
             else:
                 self._answered = True
                 return answer
-            (cancellation or Cancellation()).sleep(pause_s)
+            logger.warning("attempt %d failed: %s; retry in %.2f s", attempts, failure, pause_s)
+            call.sleep(pause_s)
         raise AssertionError("the pauses have no end")
 
-    def _worth_it(self, error: ServerError, attempts: int) -> bool:
+    def _is_retryable(self, error: ServerError, attempts: int) -> bool:
         if isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
             return self._answered or attempts < self._first_contact_attempts
         return isinstance(error, OverloadedError)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.contract import Parameter
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.served_model import ServedModel
-from rt4ksr_client.transports import Question, Transport
+from rt4ksr_client.transports import Transport
 
 __all__ = ["ModelKind", "ModelStatistics", "ModelStatus", "ServerStatus", "read_status"]
 
@@ -79,48 +80,41 @@ class ServerStatus:
     models: tuple[ModelStatus, ...]
 
 
-def read_status(transport: Transport, *, timeout_s: float) -> ServerStatus:
+def read_status(transport: Transport, call: Call) -> ServerStatus:
     """Ask the server of ``transport``.
 
     Raises:
         ServerError: no answer.
 
     """
-    server = transport.ask(Question.SERVER, timeout_s=timeout_s)
-    statistics = transport.ask(Question.STATISTICS, timeout_s=timeout_s)
-    index = _index(transport, statistics, timeout_s)
-    by_version = {(m["name"], m["version"]): m for m in statistics["model_stats"]}
+    server = transport.server_metadata(call)
+    statistics = transport.model_statistics(call)
+    try:
+        index = transport.repository_index(call)
+    except DeadlineExceededError:
+        raise
+    except ServerError:
+        # A server in production keeps its index to itself. What it has loaded has statistics.
+        index = [{**model, "state": "READY"} for model in statistics]
+    by_version = {(model["name"], model["version"]): model for model in statistics}
     return ServerStatus(
         address=transport.address,
         name=server["name"],
         version=server["version"],
         extensions=tuple(server["extensions"]),
-        models=tuple(_model_status(transport, row, by_version, timeout_s) for row in index),
+        models=tuple(_model_status(transport, row, by_version, call) for row in index),
     )
-
-
-def _index(
-    transport: Transport, statistics: dict[str, Any], timeout_s: float
-) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = transport.ask(Question.INDEX, timeout_s=timeout_s)
-    except DeadlineExceededError:
-        raise
-    except ServerError:
-        # A server in production keeps its index to itself. What it has loaded has statistics.
-        return [{**model, "state": "READY"} for model in statistics["model_stats"]]
-    return rows
 
 
 def _model_status(
     transport: Transport,
     row: dict[str, Any],
     statistics: dict[tuple[str, str], Any],
-    timeout_s: float,
+    call: Call,
 ) -> ModelStatus:
     name, version = row["name"], row.get("version", "")
     ready = row.get("state") == "READY"
-    config = transport.ask(Question.CONFIG, name, timeout_s=timeout_s) if ready else {}
+    config = transport.model_config(name, call) if ready else {}
     counts = statistics.get((name, version))
     served = _served_model(config)
     return ModelStatus(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rt4ksr_client import pictures
-from rt4ksr_client.call import Cancellation, Deadline
+from rt4ksr_client.call import Call, Cancellation
 from rt4ksr_client.concurrency import check_in_flight, in_order
 from rt4ksr_client.connection import (
     DEFAULT_MAX_REQUEST_PX,
@@ -129,11 +129,10 @@ class Upscaler:
 
         """
         if self._served is None:
-            timeout_s = self._connection.timeout_s
+            call = Call(self._connection.timeout_s, cancellation)
             served = self._retries.run(
-                lambda left_s: self._transport.served_model(self._model_name, timeout_s=left_s),
-                Deadline(timeout_s),
-                cancellation,
+                lambda: self._transport.served_model(self._model_name, call),
+                call,
                 self._model_name,
             )
             if self._expected_scale not in (None, served.scale):
@@ -175,13 +174,7 @@ class Upscaler:
             ServerError: no answer.
 
         """
-        self._transport.decide(timeout_s=self._connection.timeout_s)
-        return Route(
-            self._transport.name,
-            self._transport.reason,
-            self._transport.wire,
-            self._transport.wire_reason,
-        )
+        return self._transport.negotiate(Call(self._connection.timeout_s, cancellation))
 
     def status(self, *, cancellation: Cancellation | None = None) -> ServerStatus:
         """Return the server's description of itself, its models and their work so far.
@@ -192,7 +185,7 @@ class Upscaler:
             ServerError: no answer.
 
         """
-        return read_status(self._transport, timeout_s=self._connection.timeout_s)
+        return read_status(self._transport, Call(self._connection.timeout_s, cancellation))
 
     @overload
     def upscale(
@@ -258,23 +251,20 @@ class Upscaler:
 
     def _upscale_frame(self, frame: Frame, cancellation: Cancellation | None) -> Frame:
         served = self.fetch_served_model(cancellation=cancellation)
+
+        def upscale_batch(batch: Frame, cancellation: Cancellation | None) -> Frame:
+            call = Call(self._connection.timeout_s, cancellation)
+            return self._retries.run(
+                lambda: self._transport.upscale(served, batch, call), call, served.name
+            )
+
         height, width, _ = frame.shape
         max_px = self._connection.max_request_px
         max_side_px = served.max_side_px or max(height, width)
         if height * width > max_px or max(height, width) > max_side_px:
-            return upscale_in_tiles(frame, served, max_px, self._infer, cancellation)
-        batch = to_batch(frame, served.size_multiple)
-        upscaled = self._infer(batch, cancellation)
+            return upscale_in_tiles(frame, served, max_px, upscale_batch, cancellation)
+        upscaled = upscale_batch(to_batch(frame, served.size_multiple), cancellation)
         return from_batch(upscaled, height * served.scale, width * served.scale)
-
-    def _infer(self, batch: Frame, cancellation: Cancellation | None) -> Frame:
-        def attempt(timeout_s: float) -> Frame:
-            return self._transport.infer(
-                self._model_name, batch, timeout_s=timeout_s, cancellation=cancellation
-            )
-
-        deadline = Deadline(self._connection.timeout_s)
-        return self._retries.run(attempt, deadline, cancellation, self._model_name)
 
 
 def _model_for(scale: int, model: str | None) -> str:

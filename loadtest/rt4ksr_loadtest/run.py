@@ -15,6 +15,8 @@ from locust import LoadTestShape
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from rt4ksr_client.call import Call
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Transport
 from rt4ksr_loadtest.load.answers import AnswerChecker
 from rt4ksr_loadtest.load.frames import BaseFrame, base_frames, request_size_px
@@ -62,6 +64,7 @@ def make_grpc_cooperative() -> None:
 class Workload:
     """What to send to one model, and the check of its answers."""
 
+    model: ServedModel
     frames: tuple[BaseFrame, ...]
     checker: AnswerChecker
 
@@ -141,11 +144,12 @@ class LoadRun:
         """
         with self._preparing:
             if model not in self._workloads:
-                served = transport.served_model(model, timeout_s=self.options.timeout_s)
+                served = transport.served_model(model, Call(self.options.timeout_s))
                 rng = random.Random()  # noqa: S311 - no secret
                 share = self.options.check_share
                 checker = AnswerChecker(served.scale, served.halo_px, share, rng)
-                self._workloads[model] = Workload(base_frames(self.options, model), checker)
+                frames = base_frames(self.options, model)
+                self._workloads[model] = Workload(served, frames, checker)
             return self._workloads[model]
 
     def absorb(self, worker: str, seconds: dict[int, dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import resource
 import threading
@@ -12,23 +13,30 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
+from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
-from rt4ksr_client.call import Cancellation
+from rt4ksr_client.call import Call, Cancellation
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.frames import Frame
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Transport, open_transport, regions
+from rt4ksr_client.transports.messages import InferRequest, RequestedOutput, Tensor
 from rt4ksr_server import TritonServer
+from support.nearest_models import write_model
+from support.servers import ServerFactory
 
 pytestmark = pytest.mark.server
 
 TRANSPORTS: tuple[TransportName, ...] = ("grpc", "http", "shm")
-MODEL = "rt4ksr_x2"
+MODEL = ServedModel("rt4ksr_x2", 2, 2, 16, 8, "", "")
 
 
 def address(server: TritonServer, name: TransportName) -> str:
@@ -89,9 +97,83 @@ def test_a_message_far_beyond_grpcs_own_limit_passes(upscaler: Upscaler) -> None
 def test_a_batch_is_answered_as_a_batch(transport: Transport) -> None:
     batch = np.stack([noise(6, 10, seed) for seed in range(5)])
 
-    answer = transport.infer(MODEL, batch, timeout_s=20)
+    answer = transport.upscale(MODEL, batch, Call(20))
 
     np.testing.assert_array_equal(answer, batch.repeat(2, axis=1).repeat(2, axis=2))
+
+
+_PLANES = """
+<ir_version: 8, opset_import: ["": 17]>
+planes (uint8[n, h, w] luma, uint16[n, k, l] chroma)
+    => (uint8[n, h, w2] wide_luma, uint16[n, k2, l] tall_chroma)
+{
+    wide_luma = Concat <axis=2> (luma, luma)
+    tall_chroma = Concat <axis=1> (chroma, chroma)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def planes_server(
+    server_with: ServerFactory, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """A server with a model of two inputs and two outputs of different types."""
+    config = model_config_pb2.ModelConfig(name="planes", backend="onnxruntime", max_batch_size=4)
+    for name, tensors, kind in (
+        ("luma", config.input, model_config_pb2.TYPE_UINT8),
+        ("chroma", config.input, model_config_pb2.TYPE_UINT16),
+        ("wide_luma", config.output, model_config_pb2.TYPE_UINT8),
+        ("tall_chroma", config.output, model_config_pb2.TYPE_UINT16),
+    ):
+        tensors.add(name=name, data_type=kind, dims=[-1, -1])
+    repository = tmp_path_factory.mktemp("repository")
+    write_model(repository, config, onnx.parser.parse_model(_PLANES))
+    with server_with(repository) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_several_tensors_go_in_and_come_out(
+    planes_server: TritonServer, name: TransportName
+) -> None:
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 256, (2, 7, 9), dtype=np.uint8)[:, ::-1]
+    chroma = rng.integers(0, 1 << 16, (2, 3, 5), dtype=np.uint16)
+    request = InferRequest(
+        "planes",
+        [Tensor.from_array("luma", luma), Tensor.from_array("chroma", chroma)],
+        [
+            RequestedOutput("tall_chroma", "UINT16", (2, 6, 5)),
+            RequestedOutput("wide_luma", "UINT8", (2, 7, 18)),
+        ],
+    )
+    with open_transport(Connection(address(planes_server, name), name)) as transport:
+        responses = [transport.infer(request, Call(20)) for _ in range(3)]
+
+    for response in responses:
+        np.testing.assert_array_equal(
+            response.output("wide_luma").to_array(), np.concatenate([luma, luma], axis=2)
+        )
+        np.testing.assert_array_equal(
+            response.output("tall_chroma").to_array(), np.concatenate([chroma, chroma], axis=1)
+        )
+
+
+def test_outputs_of_unknown_size_come_over_grpc_although_memory_is_shared(
+    planes_server: TritonServer,
+) -> None:
+    request = InferRequest(
+        "planes",
+        [
+            Tensor.from_array("luma", np.zeros((1, 2, 2), np.uint8)),
+            Tensor.from_array("chroma", np.zeros((1, 2, 2), np.uint16)),
+        ],
+        [RequestedOutput("wide_luma")],
+    )
+    with open_transport(Connection(planes_server.grpc_url, "shm")) as transport:
+        response = transport.infer(request, Call(20))
+
+    assert response.output("wide_luma").to_array().shape == (1, 2, 4)
 
 
 def test_a_large_picture_goes_in_tiles(nearest_server: TritonServer) -> None:
@@ -146,7 +228,7 @@ def test_what_is_local_goes_through_shared_memory_by_itself(nearest_server: Trit
     with Upscaler(f"http://{nearest_server.http_url}") as upscaler:
         assert (upscaler.transport_name, upscaler.transport_reason) == (
             "http",
-            "the address says so",
+            "given by the address",
         )
 
 
@@ -220,10 +302,10 @@ def test_a_cancelled_call_ends_at_once_and_the_next_one_works(transport: Transpo
 
     with pytest.raises(CancelledError):
         for _ in range(1000):
-            transport.infer(MODEL, batch, timeout_s=60, cancellation=cancellation)
+            transport.upscale(MODEL, batch, Call(60, cancellation))
 
     assert time.monotonic() - begin_s < 5
-    answer = transport.infer(MODEL, batch[:, :4, :4], timeout_s=20)
+    answer = transport.upscale(MODEL, batch[:, :4, :4], Call(20))
     np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
 
 
@@ -232,14 +314,14 @@ def test_a_deadline_too_short_is_an_error_and_the_next_call_works(transport: Tra
 
     with pytest.raises(DeadlineExceededError) as late:
         for _ in range(100):
-            transport.infer(MODEL, batch, timeout_s=0.02)
+            transport.upscale(MODEL, batch, Call(0.02))
     said = str(late.value)
     assert said.startswith(f"{transport.address}: ")
     assert said.count(transport.address) == 1
     # While a region is made known to the server, no model is spoken of yet.
-    assert MODEL in said or transport.name == "shm"
+    assert MODEL.name in said or transport.route.transport == "shm"
 
-    answer = transport.infer(MODEL, batch[:, :4, :4], timeout_s=20)
+    answer = transport.upscale(MODEL, batch[:, :4, :4], Call(20))
     np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
 
 
@@ -254,7 +336,7 @@ def test_status_tells_what_runs_there(nearest_server: TritonServer, name: Transp
     assert "system_shared_memory" in status.extensions
     models = {model.name: model for model in status.models}
     assert set(models) == {spec.name for spec in DEFAULT_MODELS.values()}
-    model = models[MODEL]
+    model = models[MODEL.name]
     assert (model.ready, model.version, model.backend) == (True, "1", "onnxruntime")
     assert model.served is not None
     assert model.served.scale == 2
@@ -275,7 +357,7 @@ def test_gathered_calls_each_get_their_own_picture(
     async def gather() -> list[Frame]:
         async with AsyncUpscaler(address(nearest_server, name), transport=name) as upscaler:
             assert await upscaler.transport_name == name
-            assert await upscaler.transport_reason == "asked for"
+            assert await upscaler.transport_reason == "requested"
             assert (await upscaler.served_model).scale == 2
             assert (await upscaler.status()).models
             return await asyncio.gather(*(upscaler.upscale(frame) for frame in frames))
@@ -351,8 +433,9 @@ def test_leaving_async_map_early_ends_it(nearest_server: TritonServer) -> None:
 
 
 def test_an_unknown_model_is_an_error_on_every_transport(transport: Transport) -> None:
+    nowhere = dataclasses.replace(MODEL, name="nowhere")
     with pytest.raises(ServerError, match="not ready"):
-        transport.infer("nowhere", noise(4, 4)[np.newaxis], timeout_s=10)
+        transport.upscale(nowhere, noise(4, 4)[np.newaxis], Call(10))
 
 
 def test_a_name_for_several_servers_is_resolved_by_grpc(nearest_server: TritonServer) -> None:

@@ -18,6 +18,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
@@ -109,8 +110,9 @@ def test_a_full_queue_is_waited_for(
     with server_with(nearest_repository(edit=narrow)) as server:
         url = address(server, name)
         with open_transport(Connection(url, name)) as transport, ThreadPoolExecutor(8) as threads:
+            model = transport.served_model("rt4ksr_x2", Call(30))
             calls = [
-                threads.submit(transport.infer, "rt4ksr_x2", frame[np.newaxis], timeout_s=30)
+                threads.submit(transport.upscale, model, frame[np.newaxis], Call(30))
                 for _ in range(24)
             ]
             refused = [call for call in calls if isinstance(call.exception(), OverloadedError)]

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.call import Call
+from rt4ksr_client.connection import Connection
 from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.transports import GrpcTransport, Question
+from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
@@ -42,10 +44,10 @@ def test_a_picture_sent_in_tiles_is_the_one_sent_whole(
     assert (difference == 0).mean() >= 0.9999
 
 
-def busy_s(transport: GrpcTransport, model: str) -> float:
+def busy_s(transport: Transport, model: str) -> float:
     """How long the server has been executing ``model``: a batch counts once."""
     time.sleep(0.5)  # it counts an execution a little after the answer
-    statistics = transport.ask(Question.STATISTICS, model, timeout_s=10)["model_stats"][0]
+    (statistics,) = transport.model_statistics(Call(10), model=model)
     stages = ("compute_input", "compute_infer", "compute_output")
     return sum(int(row[stage]["ns"]) for row in statistics["batch_stats"] for stage in stages) / 1e9
 
@@ -53,7 +55,7 @@ def busy_s(transport: GrpcTransport, model: str) -> float:
 def test_map_keeps_the_server_busy_while_the_user_is(server: TritonServer) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
     with (
-        GrpcTransport(server.grpc_url) as watching,
+        open_transport(Connection(server.grpc_url, "grpc")) as watching,
         Upscaler(server.grpc_url, scale=2, transport="shm") as upscaler,
     ):
         begin_s = time.monotonic()

@@ -14,8 +14,10 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.call import Call
+from rt4ksr_client.connection import Connection
 from rt4ksr_client.status import read_status
-from rt4ksr_client.transports.grpc import GrpcTransport
+from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
 from support.entrypoint import KEY
 from support.monitoring import selectors
@@ -26,12 +28,12 @@ pytestmark = pytest.mark.server
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 PROMETHEUS_LABELS = {"job", "instance", "namespace", "pod"}  # what it adds when it scrapes
 
-Call = Callable[..., Any]
+UnaryCall = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def call(production: TritonServer) -> Iterator[Call]:
-    """Call a method of Triton's gRPC service: ``call("ModelMetadata", name="rt4ksr_x2")``."""
+def call(production: TritonServer) -> Iterator[UnaryCall]:
+    """UnaryCall a method of Triton's gRPC service: ``call("ModelMetadata", name="rt4ksr_x2")``."""
     with grpc.insecure_channel(production.grpc_url) as channel:
 
         def unary(method: str, key: str | None = None, **fields: Any) -> Any:
@@ -51,7 +53,7 @@ def call(production: TritonServer) -> Iterator[Call]:
 @pytest.mark.parametrize(
     "method", ["RepositoryIndex", "LogSettings", "TraceSetting", "SystemSharedMemoryStatus"]
 )
-def test_an_admin_call_needs_the_key(call: Call, method: str) -> None:
+def test_an_admin_call_needs_the_key(call: UnaryCall, method: str) -> None:
     for key in (None, "0" * 32):
         with pytest.raises(grpc.RpcError, match="restricted"):
             call(method, key=key)
@@ -67,7 +69,7 @@ def test_an_admin_call_over_http_needs_the_key(production: TritonServer) -> None
         assert response.status == 200
 
 
-def test_models_cannot_be_changed_even_with_the_key(call: Call) -> None:
+def test_models_cannot_be_changed_even_with_the_key(call: UnaryCall) -> None:
     for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         with pytest.raises(grpc.RpcError, match="not allowed"):
             call(method, key=KEY, model_name="rt4ksr_x2")
@@ -88,8 +90,8 @@ def test_a_client_that_is_told_nothing_sends_frames_over_grpc(production: Triton
 
 
 def test_the_status_of_a_server_that_keeps_its_index_to_itself(production: TritonServer) -> None:
-    with GrpcTransport(production.grpc_url) as transport:
-        status = read_status(transport, timeout_s=20)
+    with open_transport(Connection(production.grpc_url, "grpc")) as transport:
+        status = read_status(transport, Call(20))
     assert {model.name: model.kind for model in status.models} == {
         "rt4ksr_x2": "network",
         "rt4ksr_x3": "network",

@@ -13,20 +13,21 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
-from rt4ksr_client.call import Deadline
+from rt4ksr_client.call import Call
 from rt4ksr_client.cli import main
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import DeadlineExceededError, ModelNotReadyError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import GrpcTransport, link, open_transport
-from rt4ksr_client.transports.link import Verdict
+from rt4ksr_client.served_model import ServedModel
+from rt4ksr_client.transports import open_transport
+from rt4ksr_client.transports.link_speed import WireTimes, measure_link
 from rt4ksr_server import TritonServer
 from support.image_endpoint import answered
 from support.nearest_models import add_endpoints
 
 pytestmark = pytest.mark.server
 
-SLOW, FAST = Verdict(264, 90, 118), Verdict(40, 90, 800)
+SLOW, FAST = WireTimes(264, 90, 118), WireTimes(40, 90, 800)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_jpeg_gives_the_same_picture_but_for_its_loss(encoding: Upscaler, photo:
     upscaled = encoding.upscale(photo)
 
     assert psnr_db(upscaled, doubled(photo)) > 40
-    assert (encoding.wire_name, encoding.wire_reason) == ("encoded", "jpeg, asked for")
+    assert (encoding.wire_name, encoding.wire_reason) == ("encoded", "jpeg, requested")
     assert encoding.transport_name in ("grpc", "http")
 
 
@@ -129,16 +130,17 @@ def test_asyncio_does_the_same(endpoint_server: TritonServer, photo: Frame) -> N
     upscaled, name, reason = asyncio.run(run())
 
     np.testing.assert_array_equal(upscaled, doubled(photo))
-    assert (name, reason) == ("encoded", "png, asked for")
+    assert (name, reason) == ("encoded", "png, requested")
 
 
 def test_a_deadline_ends_an_encoded_call(way: tuple[str, TransportName], photo: Frame) -> None:
     url, name = way
+    model = ServedModel("rt4ksr_x2", 2, 2, 16, 8, "", "")
     with (
         open_transport(Connection(url, name, "encoded")) as transport,
         pytest.raises(DeadlineExceededError),
     ):
-        transport.infer("rt4ksr_x2", np.stack([photo[:210, :300]]), timeout_s=0.001)
+        transport.upscale(model, np.stack([photo[:210, :300]]), Call(0.001))
 
 
 def test_a_server_without_endpoints_says_which_model_it_lacks(
@@ -172,21 +174,21 @@ def test_auto_measures_the_link_and_says_what_it_found(
         assert "MB/s of this link" in upscaler.wire_reason
 
 
-@pytest.mark.parametrize(("verdict", "name"), [(SLOW, "encoded"), (FAST, "raw")])
+@pytest.mark.parametrize(("times", "name"), [(SLOW, "encoded"), (FAST, "raw")])
 def test_auto_encodes_where_that_is_faster(
     endpoint_server: TritonServer,
     photo: Frame,
-    verdict: Verdict,
+    times: WireTimes,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rt4ksr_client.transports.auto_wire.measured", lambda *_: verdict)
+    monkeypatch.setattr("rt4ksr_client.transports.negotiation.measure_link", lambda *_: times)
     before = answered(endpoint_server, "rt4ksr_x2_image")
 
     with Upscaler(endpoint_server.grpc_url, scale=2, transport="grpc", wire="auto") as upscaler:
         assert psnr_db(upscaler.upscale(photo), doubled(photo)) > 40
         assert upscaler.wire_name == name
-        assert str(verdict) in upscaler.wire_reason
+        assert str(times) in upscaler.wire_reason
 
     after = answered(endpoint_server, "rt4ksr_x2_image")
     assert after - before == (name == "encoded")
@@ -203,7 +205,7 @@ def test_auto_is_raw_where_the_server_has_no_endpoint(
 def test_auto_is_raw_for_the_model_that_has_no_endpoint(
     production: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rt4ksr_client.transports.auto_wire.measured", lambda *_: SLOW)
+    monkeypatch.setattr("rt4ksr_client.transports.negotiation.measure_link", lambda *_: SLOW)
     frame = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
     with Upscaler(production.grpc_url, scale=3, transport="grpc", wire="auto") as upscaler:
@@ -295,9 +297,9 @@ def test_a_limit_for_sources_does_not_limit_answers(
 
 
 def test_the_link_is_measured_in_seconds_a_byte(endpoint_server: TritonServer) -> None:
-    with GrpcTransport(endpoint_server.grpc_url) as transport:
-        verdict = link.measured(transport, "jpeg", Deadline(30))
+    with open_transport(Connection(endpoint_server.grpc_url, "grpc")) as transport:
+        times = measure_link(transport, "jpeg", Call(30))
 
-    assert 1 < verdict.link_mb_per_s < 100_000
-    assert 1 < verdict.raw_ms < 60_000
-    assert 1 < verdict.encoded_ms < 60_000
+    assert 1 < times.link_mb_per_s < 100_000
+    assert 1 < times.raw_ms < 60_000
+    assert 1 < times.encoded_ms < 60_000

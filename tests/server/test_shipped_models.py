@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.call import Call
+from rt4ksr_client.connection import Connection
 from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
 from rt4ksr_client.errors import (
     InvalidRequestError,
@@ -20,7 +22,7 @@ from rt4ksr_client.errors import (
     WrongScaleError,
 )
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports import GrpcTransport
+from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
 
 pytestmark = pytest.mark.server
@@ -147,13 +149,11 @@ def test_where_nobody_answers_it_says_how_to_start_a_server() -> None:
 def test_an_odd_tensor_sent_past_the_client_is_refused_and_the_server_lives(
     server: TritonServer, spec: ModelSpec
 ) -> None:
-    transport = GrpcTransport(server.grpc_url)
-    try:
+    with open_transport(Connection(server.grpc_url, "grpc")) as transport:
+        model = transport.served_model(spec.name, Call(20))
         with pytest.raises(InvalidRequestError, match=spec.name):
-            transport.infer(spec.name, np.zeros((1, 5, 4, 3), np.uint8), timeout_s=20)
-        answer = transport.infer(spec.name, np.zeros((1, 4, 4, 3), np.uint8), timeout_s=20)
-    finally:
-        transport.close()
+            transport.upscale(model, np.zeros((1, 5, 4, 3), np.uint8), Call(20))
+        answer = transport.upscale(model, np.zeros((1, 4, 4, 3), np.uint8), Call(20))
     assert answer.shape == (1, 4 * spec.scale, 4 * spec.scale, 3)
 
 

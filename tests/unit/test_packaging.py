@@ -109,4 +109,5 @@ def test_the_base_install_is_the_thin_client(wheel: zipfile.ZipFile) -> None:
         "protobuf",
         "rich",
         "tritonclient",
+        "urllib3",
     }

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rt4ksr_client.transports import (
-    regions,
-)
+from rt4ksr_client.transports import regions
 
 
 def test_region_names_are_unique_and_their_owner_lives() -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from rt4ksr_client.call import Cancellation, Deadline
+from rt4ksr_client.call import Call, Cancellation
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -30,7 +30,7 @@ class Failing:
         self.times = times
         self.attempts = 0
 
-    def __call__(self, timeout_s: float) -> int:
+    def __call__(self) -> int:
         self.attempts += 1
         if self.attempts <= self.times:
             raise self.error("no")
@@ -38,7 +38,7 @@ class Failing:
 
 
 def run(attempt: Failing, retries: Retries, timeout_s: float = 5.0) -> int:
-    return retries.run(attempt, Deadline(timeout_s), None, "test")
+    return retries.run(attempt, Call(timeout_s), "test")
 
 
 def test_pauses_grow_to_their_limit_with_jitter() -> None:
@@ -74,7 +74,7 @@ def test_never_beyond_the_deadline() -> None:
 def test_a_pause_that_ends_late_does_not_hide_what_went_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Cancellation, "sleep", lambda self, pause_s: time.sleep(0.3))
+    monkeypatch.setattr(Call, "sleep", lambda self, pause_s: time.sleep(0.3))
 
     with pytest.raises(OverloadedError):
         run(Failing(OverloadedError, 10**9), Retries(QUICK), timeout_s=0.2)
@@ -82,14 +82,15 @@ def test_a_pause_that_ends_late_does_not_hide_what_went_wrong(
 
 def test_each_attempt_is_given_the_time_that_is_left() -> None:
     given: list[float] = []
+    call = Call(1.0)
 
-    def attempt(timeout_s: float) -> None:
-        given.append(timeout_s)
+    def attempt() -> None:
+        given.append(call.required_s())
         if len(given) < 4:
             time.sleep(0.02)
             raise OverloadedError("no")
 
-    Retries(QUICK).run(attempt, Deadline(1.0), None, "test")
+    Retries(QUICK).run(attempt, call, "test")
 
     assert given[0] <= 1.0
     assert all(later <= earlier - 0.02 for earlier, later in itertools.pairwise(given))
@@ -137,26 +138,14 @@ def test_cancelling_ends_a_pause_at_once() -> None:
     begin_s = time.monotonic()
 
     with pytest.raises(CancelledError):
-        Retries(Backoff(30, 1, 30)).run(
-            Failing(OverloadedError, 9), Deadline(60), cancellation, "test"
-        )
+        Retries(Backoff(30, 1, 30)).run(Failing(OverloadedError, 9), Call(60, cancellation), "test")
     assert time.monotonic() - begin_s < 5
 
 
-def test_a_cancellation_stops_what_runs_and_refuses_what_comes() -> None:
-    cancellation, stopped = Cancellation(), threading.Event()
+def test_every_retry_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    run(Failing(OverloadedError, 2), Retries(QUICK))
 
-    def works() -> None:
-        with pytest.raises(CancelledError), cancellation.stopping(stopped.set):
-            assert stopped.wait(10)
-            raise OSError("the socket was shut down")
-
-    thread = threading.Thread(target=works)
-    thread.start()
-    time.sleep(0.05)
-    cancellation.cancel()
-    thread.join(10)
-
-    assert stopped.is_set()
-    with pytest.raises(CancelledError), cancellation.stopping(lambda: None):
-        raise AssertionError("it must not begin")
+    assert [(record.levelname, record.name) for record in caplog.records] == [
+        ("WARNING", "rt4ksr_client.retry")
+    ] * 2
+    assert "attempt 2 failed: no; retry in 0.0" in caplog.text

@@ -4,6 +4,8 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.frames import Frame, from_batch, to_batch
@@ -47,6 +49,32 @@ def test_tiles_cover_every_pixel_once_and_start_in_phase(
             assert 0 <= span.sent_start <= span.start < span.stop <= span.sent_stop <= length
             assert span.start - span.sent_start >= min(16, span.start)
             assert span.sent_stop - span.stop >= min(16, length - span.stop)
+    assert (covered == 1).all()
+
+
+@given(
+    st.integers(1, 100),
+    st.integers(1, 100),
+    st.integers(1, 12_000),
+    st.integers(0, 40),
+    st.integers(1, 9),
+)
+def test_any_plan_covers_every_pixel_once_within_its_limits_and_in_phase(
+    height: int, width: int, max_px: int, halo: int, multiple: int
+) -> None:
+    covered = np.zeros((height, width), np.uint8)
+
+    for tile in plan_tiles(height, width, max_px=max_px, halo_px=halo, multiple_px=multiple):
+        rows, columns = tile.rows, tile.columns
+        covered[rows.start : rows.stop, columns.start : columns.stop] += 1
+        for span, length in ((rows, height), (columns, width)):
+            assert span.start % multiple == span.sent_start % multiple == 0
+            assert 0 <= span.sent_start <= span.start < span.stop <= span.sent_stop <= length
+            assert span.start - span.sent_start >= min(halo, span.start)
+            assert span.sent_stop - span.stop >= min(halo, length - span.stop)
+        # Rounding a side up to the multiple may take a tile beyond the limit by as much.
+        sides = [max(1, span.stop - span.start - multiple + 1) for span in (rows, columns)]
+        assert sides[0] * sides[1] <= max_px
     assert (covered == 1).all()
 
 

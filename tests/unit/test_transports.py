@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import http
+import http.client
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import urllib3
+from urllib3.exceptions import ClosedPoolError, ProtocolError, ReadTimeoutError
 
 from rt4ksr_client import errors
-from rt4ksr_client.connection import Connection, TransportName
+from rt4ksr_client.call import Call, Cancellation
+from rt4ksr_client.connection import Connection, Endpoint, TransportName, WireName
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     MissingExtraError,
@@ -21,21 +26,18 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 from rt4ksr_client.served_model import ServedModel
-from rt4ksr_client.transports import (
-    FleetTransport,
-    GrpcTransport,
-    HttpTransport,
-    ShmTransport,
-    Transport,
-    open_transport,
-)
-from rt4ksr_client.transports.auto import AutoTransport
-from rt4ksr_client.transports.failures import (
+from rt4ksr_client.transports import Transport, open_transport
+from rt4ksr_client.transports.encoded import EncodedTransport
+from rt4ksr_client.transports.fleet import FleetTransport
+from rt4ksr_client.transports.grpc import GrpcTransport
+from rt4ksr_client.transports.http import HttpTransport, error_for_exception
+from rt4ksr_client.transports.negotiation import AutoTransport, AutoWireTransport
+from rt4ksr_client.transports.shared_memory import SharedMemoryTransport
+from rt4ksr_client.transports.status_codes import (
     GRPC_ERRORS,
     HTTP_ERRORS,
     error_for_grpc,
     error_for_http,
-    error_for_os,
 )
 
 
@@ -49,7 +51,7 @@ from rt4ksr_client.transports.failures import (
         ("http://host:1", "auto", HttpTransport),
         ("http://host:1", "http", HttpTransport),
         ("[::1]:1", "grpc", GrpcTransport),
-        ("host:1", "shm", ShmTransport),
+        ("host:1", "shm", SharedMemoryTransport),
         ("dns:///servers:1", "auto", GrpcTransport),
         ("a:1,b:2", "grpc", FleetTransport),
         ("a:1, http://b:2", "auto", FleetTransport),
@@ -83,7 +85,55 @@ def test_address_and_wish_lead_to_a_transport(
 )
 def test_an_address_or_a_wish_that_leads_nowhere_is_refused(url: str, transport: Any) -> None:
     with pytest.raises(ValueError, match=r"transport|scheme|address"):
-        open_transport(Connection(url, transport))
+        Connection(url, transport)
+
+
+@pytest.mark.parametrize(
+    ("wire", "url", "expected"),
+    [
+        ("encoded", "host:1", EncodedTransport),
+        ("encoded", "http://host:1", EncodedTransport),
+        ("auto", "host:1", AutoWireTransport),
+        ("auto", "http://host:1", AutoWireTransport),
+        ("encoded", "a:1,b:2", FleetTransport),
+    ],
+)
+def test_the_wire_wraps_the_transport(wire: WireName, url: str, expected: type[Transport]) -> None:
+    with open_transport(Connection(url, wire=wire)) as opened:
+        assert type(opened) is expected
+        assert opened.route.wire in ("auto", "encoded")
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port", "is_loopback"),
+    [
+        ("127.0.0.1:8001", "127.0.0.1", 8001, True),
+        ("127.1.2.3:1", "127.1.2.3", 1, True),
+        ("localhost:1", "localhost", 1, True),
+        ("[::1]:1", "::1", 1, True),
+        ("dns:///localhost:1", "localhost", 1, True),
+        ("10.0.0.1:1", "10.0.0.1", 1, False),
+        ("[2001:db8::1]:1", "2001:db8::1", 1, False),
+        ("localhost.example.org:1", "localhost.example.org", 1, False),
+    ],
+)
+def test_an_endpoint_knows_its_host_and_whether_it_is_this_one(
+    address: str, host: str, port: int, is_loopback: bool
+) -> None:
+    endpoint = Endpoint(address, "grpc", "a test")
+
+    assert (endpoint.host, endpoint.port, endpoint.is_loopback) == (host, port, is_loopback)
+
+
+def test_which_transport_and_why_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "rt4ksr_client"):
+        open_transport(Connection("http://host:1")).close()
+        open_transport(Connection("host:1", "grpc")).close()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "host:1: transport http: given by the address",
+        "host:1: transport grpc: requested",
+    ]
 
 
 def test_cuda_shared_memory_without_cuda_says_what_to_install() -> None:
@@ -92,6 +142,8 @@ def test_cuda_shared_memory_without_cuda_says_what_to_install() -> None:
 
 
 # What goes wrong
+
+POOL = urllib3.HTTPConnectionPool("host")
 
 
 def test_every_grpc_status_becomes_one_of_our_errors() -> None:
@@ -116,18 +168,25 @@ def test_every_http_status_becomes_one_of_our_errors() -> None:
     ("raised", "expected"),
     [
         (TimeoutError("timed out"), DeadlineExceededError),
+        (ReadTimeoutError(POOL, "", "late"), DeadlineExceededError),
+        (ProtocolError("Connection aborted.", TimeoutError()), DeadlineExceededError),
         (ConnectionRefusedError("no"), ServerUnreachableError),
         (ConnectionResetError(), ServerUnreachableError),
         (BrokenPipeError(), ServerUnreachableError),
         (socket.gaierror("unknown name"), ServerUnreachableError),
         (http.client.RemoteDisconnected("gone"), ServerUnreachableError),
         (http.client.IncompleteRead(b"", 5), ServerUnreachableError),
+        (ProtocolError("Connection aborted.", ConnectionResetError()), ServerUnreachableError),
+        (ClosedPoolError(POOL, "Pool is closed."), ServerError),
     ],
 )
 def test_what_a_socket_raises_becomes_one_of_our_errors(
     raised: Exception, expected: type[ServerError]
 ) -> None:
-    assert type(error_for_os(raised)) is expected
+    error = error_for_exception(raised, "host:1", 3)
+
+    assert type(error) is expected
+    assert not str(error).endswith(" ")
 
 
 def test_every_error_of_a_server_is_used() -> None:
@@ -152,6 +211,7 @@ def closed_address() -> str:
 
 
 SMALL = np.zeros((1, 2, 2, 3), np.uint8)
+MODEL = ServedModel("rt4ksr_x2", 2, 2, 16, 8, "", "")
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
@@ -163,7 +223,7 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(
         open_transport(Connection(silent_address, name)) as transport,
         pytest.raises((DeadlineExceededError, ServerUnreachableError)),
     ):
-        transport.infer("rt4ksr_x2", SMALL, timeout_s=0.3)
+        transport.upscale(MODEL, SMALL, Call(0.3))
     # Over gRPC, a probe follows that may take 2 s.
     assert time.monotonic() - begin_s < 5
 
@@ -176,7 +236,82 @@ def test_where_nobody_listens_it_says_how_to_start_a_server(
         open_transport(Connection(closed_address, name)) as transport,
         pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
     ):
-        transport.infer("rt4ksr_x2", SMALL, timeout_s=5)
+        transport.upscale(MODEL, SMALL, Call(5))
+
+
+QUESTIONS: dict[str, Callable[[Transport, Call], object]] = {
+    "negotiate": lambda transport, call: transport.negotiate(call),
+    "served_model": lambda transport, call: transport.served_model("rt4ksr_x2", call),
+    "server_metadata": lambda transport, call: transport.server_metadata(call),
+    "repository_index": lambda transport, call: transport.repository_index(call),
+    "model_statistics": lambda transport, call: transport.model_statistics(call),
+    "model_ready": lambda transport, call: transport.model_ready("rt4ksr_x2", call),
+    "upscale": lambda transport, call: transport.upscale(MODEL, SMALL, call),
+}
+
+
+ROUTES: list[tuple[TransportName, WireName]] = [
+    ("grpc", "raw"),
+    ("http", "raw"),
+    ("shm", "raw"),
+    ("auto", "raw"),
+    ("grpc", "encoded"),
+    ("http", "encoded"),
+    ("grpc", "auto"),
+    ("http", "auto"),
+    ("auto", "auto"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "wire", "question"),
+    [
+        (name, wire, question)
+        for name, wire in ROUTES
+        for question in QUESTIONS
+        if question != "negotiate" or "auto" in (name, wire)  # else nothing is asked
+    ],
+)
+def test_a_first_contact_that_gets_no_answer_ends_at_a_cancellation(
+    name: TransportName, wire: WireName, question: str, silent_address: str
+) -> None:
+    cancellation = Cancellation()
+    transport = open_transport(Connection(silent_address, name, wire))
+    threading.Timer(0.1, cancellation.cancel).start()
+    begin_s = time.monotonic()
+
+    with pytest.raises(CancelledError):
+        QUESTIONS[question](transport, Call(30, cancellation))
+    transport.close()
+
+    assert time.monotonic() - begin_s < 5
+
+
+@pytest.mark.parametrize("name", ["grpc", "http", "auto"])
+def test_who_waits_for_anothers_first_contact_can_be_cancelled(
+    name: TransportName, silent_address: str
+) -> None:
+    mine, other = Cancellation(), Cancellation()
+    transport = open_transport(Connection(silent_address, name, "auto"))
+    deciding = threading.Thread(target=negotiate_until_cancelled, args=(transport, other))
+    deciding.start()
+    threading.Timer(0.2, mine.cancel).start()
+    begin_s = time.monotonic()
+
+    with pytest.raises(CancelledError):
+        transport.negotiate(Call(30, mine))
+    waited_s = time.monotonic() - begin_s
+    other.cancel()
+    deciding.join(10)
+    transport.close()
+
+    assert waited_s < 5
+    assert not deciding.is_alive()
+
+
+def negotiate_until_cancelled(transport: Transport, cancellation: Cancellation) -> None:
+    with pytest.raises(CancelledError):
+        transport.negotiate(Call(30, cancellation))
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm"])

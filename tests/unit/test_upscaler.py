@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import socket
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from rt4ksr_client import AsyncUpscaler, Connection, Upscaler
+from rt4ksr_client.connection import WireName
 from rt4ksr_client.errors import PictureError
 
 
@@ -119,3 +122,33 @@ def test_async_map_takes_both_kinds_of_iterables() -> None:
     assert isinstance(pictures(), AsyncIterable)
     asyncio.run(first(pictures()))
     asyncio.run(first([np.zeros((4, 4, 3), np.float32)]))
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+@pytest.mark.parametrize("wire", ["raw", "auto"])
+@pytest.mark.parametrize(
+    "ask", ["upscale", "served_model", "status", "transport_name", "negotiate"]
+)
+def test_a_cancelled_task_does_not_keep_close_waiting_for_a_server_that_is_silent(
+    scheme: str, wire: WireName, ask: str
+) -> None:
+    if (scheme, wire) == ("http://", "raw") and ask in ("transport_name", "negotiate"):
+        return  # nothing to ask
+
+    async def cancel(url: str) -> float:
+        upscaler = AsyncUpscaler(url, wire=wire, timeout_s=8)
+        arguments = [np.zeros((4, 4, 3), np.uint8)] if ask == "upscale" else []
+        member = getattr(upscaler, ask)
+        task = asyncio.ensure_future(member(*arguments) if callable(member) else member)
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        begin_s = time.monotonic()
+        await upscaler.close()
+        return time.monotonic() - begin_s
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        waited_s = asyncio.run(cancel(f"{scheme}127.0.0.1:{silent.getsockname()[1]}"))
+
+    assert waited_s < 3

@@ -1,22 +1,14 @@
-"""What every transport offers, and what a client learns from the server through it."""
+"""The interface of a transport, and what all transports share."""
 
 from __future__ import annotations
 
 import abc
-import enum
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from rt4ksr_client.call import Cancellation
-from rt4ksr_client.contract import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    WIRE_DATATYPE,
-)
+from rt4ksr_client.call import Call
+from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import (
     ModelNotReadyError,
     OverloadedError,
@@ -25,126 +17,110 @@ from rt4ksr_client.errors import (
 )
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.served_model import ServedModel
+from rt4ksr_client.transports.messages import (
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    Tensor,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MessageTransport", "Question", "Route", "Tensor", "Transport"]
+__all__ = ["ForwardingTransport", "Route", "Transport", "explain", "unreachable"]
 
-_PROBE_TIMEOUT_S = 2.0
-
-Parameters = Mapping[str, "str | int"]
-NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
-
-
-class Question(enum.Enum):
-    """What a server can be asked; the last three are about one model."""
-
-    SERVER = enum.auto()
-    INDEX = enum.auto()
-    CONFIG = enum.auto()
-    STATISTICS = enum.auto()
-    MODEL_READY = enum.auto()
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as it is on the wire; ``content`` is contiguous, row by row, little-endian."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    content: bytes | memoryview
-
-    @classmethod
-    def of_frames(cls, batch: Frame) -> Tensor:
-        """Return the request of a network; ``batch`` is copied only if it is not contiguous."""
-        content = np.ascontiguousarray(batch).data.cast("B")
-        return cls(INPUT_NAME, WIRE_DATATYPE, batch.shape, content)
-
-    def as_frames(self) -> Frame:
-        """Return a view as uint8 of :attr:`shape`.
-
-        Raises:
-            ServerError: it is of another type, or there is more or less in it.
-
-        """
-        if self.datatype != WIRE_DATATYPE:
-            raise ServerError(f"the server's response holds no picture: it is {self.datatype}")
-        try:
-            return np.frombuffer(self.content, np.uint8).reshape(self.shape)
-        except ValueError as exc:
-            raise ServerError(f"the server's response holds no picture: {exc}") from exc
+_PROBE_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Route:
-    """Transport and wire of a client, each with the reason for it as a sentence."""
+    """Transport and wire of a client, each with the reason for it as a phrase.
+
+    ``transport`` is ``grpc``, ``http``, ``shm`` or ``cuda_shm``, or ``auto`` before it is decided;
+    ``wire`` is ``raw`` or ``encoded``. With several servers, all that are in use: ``shm+grpc``.
+    """
 
     transport: str
     transport_reason: str
-    wire: str
-    wire_reason: str
+    wire: str = "raw"
+    wire_reason: str = "raw pixels, exact"
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether frames are not sent at all, but shared with a server on this host."""
+        return self.transport in ("shm", "cuda_shm")
 
 
 class Transport(abc.ABC):
-    """A way to one server, which may be shared between threads.
+    """A connection to one server, or several, which may be shared between threads.
 
-    It tries once; trying again is for :class:`~rt4ksr_client.retry.Retries`. Every method raises a
-    subclass of :class:`~rt4ksr_client.errors.ServerError`.
+    It tries once; retries are for :class:`~rt4ksr_client.retry.Retries`. Every method that takes a
+    :class:`~rt4ksr_client.call.Call` keeps its deadline, ends at its cancellation, and raises a
+    subclass of :class:`~rt4ksr_client.errors.ServerError`. The dictionaries that describe a server
+    are those of Triton's HTTP protocol, whose int64 values gRPC gives as strings.
     """
 
-    name: str
-    """``grpc``, ``http``, ``shm`` or ``cuda_shm``."""
-
-    reason: str
-    """Why this way was taken, for people."""
-
     address: str
-    """Where the server is, for people."""
+    """The server's address, for errors and logs."""
 
-    wire: str = "raw"
-    """``raw`` or ``encoded``: how frames travel."""
-
-    wire_reason: str = "frames as they are, exact"
-    """Why they travel like this, for people."""
+    route: Route
+    """How requests reach it."""
 
     @abc.abstractmethod
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """Upscale ``(N, H, W, 3)`` uint8 to ``(N, s*H, s*W, 3)`` uint8.
-
-        The result may be a read-only view of the response. ``cancellation`` ends the call from
-        another thread.
-        """
+    def infer(self, request: InferRequest, call: Call) -> InferResponse:
+        """Run a model. The outputs may be read-only views of the response."""
 
     @abc.abstractmethod
-    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
-        """Return the server's answer in the JSON form of Triton's HTTP protocol."""
+    def server_metadata(self, call: Call) -> dict[str, Any]:
+        """Return ``name``, ``version`` and ``extensions`` of the server."""
+
+    @abc.abstractmethod
+    def repository_index(self, call: Call) -> list[dict[str, Any]]:
+        """Return ``name``, ``version``, ``state`` and ``reason`` of every model."""
+
+    @abc.abstractmethod
+    def model_config(self, model: str, call: Call) -> dict[str, Any]:
+        """Return a model's configuration."""
+
+    @abc.abstractmethod
+    def model_statistics(self, call: Call, *, model: str = "") -> list[dict[str, Any]]:
+        """Return the statistics of one model, or of all."""
+
+    @abc.abstractmethod
+    def model_ready(self, model: str, call: Call) -> bool:
+        """Return whether the server has the model, loaded."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """Release connections and memory. Calling it twice is harmless."""
 
-    def decide(self, *, timeout_s: float) -> None:  # noqa: B027 - nothing to decide is usual
-        """Settle :attr:`name`, :attr:`wire` and why, which may take questions to the server."""
+    def negotiate(self, call: Call) -> Route:
+        """Decide on the route, which may take questions to the server, and return it."""
+        return self.route
 
-    def messages(self) -> MessageTransport | None:
-        """Return the way that takes other tensors too; None where frames share memory.
+    def served_model(self, model: str, call: Call) -> ServedModel:
+        """Ask the server about ``model``."""
+        return ServedModel.from_config(self.model_config(model, call))
 
-        To be asked after :meth:`decide`.
+    def upscale(self, model: ServedModel, batch: Frame, call: Call) -> Frame:
+        """Upscale frames: uint8 ``(N, H, W, 3)`` to uint8 ``(N, s*H, s*W, 3)``.
+
+        The result may be a read-only view of the response.
         """
-        return None
-
-    def served_model(self, model: str, *, timeout_s: float) -> ServedModel:
-        """Ask the server what ``model`` is."""
-        return ServedModel.from_config(self.ask(Question.CONFIG, model, timeout_s=timeout_s))
+        count, height, width, channels = batch.shape
+        shape = (count, height * model.scale, width * model.scale, channels)
+        request = InferRequest(
+            model.name,
+            [Tensor.from_array(INPUT_NAME, batch)],
+            [RequestedOutput(OUTPUT_NAME, WIRE_DATATYPE, shape)],
+        )
+        upscaled = self.infer(request, call).output(OUTPUT_NAME).to_array()
+        if upscaled.shape != shape or upscaled.dtype != batch.dtype:
+            raise ServerError(
+                f"{self.address}: model {model.name!r} answered with {upscaled.dtype} "
+                f"{upscaled.shape} instead of {batch.dtype} {shape}"
+            )
+        return upscaled
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -154,65 +130,77 @@ class Transport(abc.ABC):
         """Close."""
         self.close()
 
-    def _explained(self, error: ServerError, model: str) -> ServerError:
-        """Tell apart what Triton answers with one status: ask it what is alive.
 
-        ``model`` is empty for a question about the server, which has only one answer.
-        """
-        if not isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
-            about = f"{self.address}: {model}" if model else self.address
-            return type(error)(f"{about}: {error}")
-        unreachable = ServerUnreachableError(
-            f"no Triton server answers at {self.address}: start one with 'rt4ksr serve'"
-        )
-        if not model:
-            return unreachable
-        try:
-            ready = self.ask(Question.MODEL_READY, model, timeout_s=_PROBE_TIMEOUT_S)["ready"]
-        except ServerError:
-            return unreachable
-        if ready:
-            return OverloadedError(f"{self.address}: {model}: {error}")
-        return ModelNotReadyError(
-            f"{self.address}: model {model!r} is not ready: it is still loading, or the server "
-            "does not have it"
-        )
-
-
-class MessageTransport(Transport):
-    """A transport that sends tensors in messages, whatever they are."""
+class ForwardingTransport(Transport):
+    """A transport that leaves what it does not do itself to another one."""
 
     @abc.abstractmethod
-    def exchange(
-        self,
-        model: str,
-        tensor: Tensor,
-        wanted: str,
-        *,
-        parameters: Parameters = NO_PARAMETERS,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Tensor:
-        """Send ``tensor`` to ``model``, return its output ``wanted``.
+    def target(self, call: Call) -> AbstractContextManager[Transport]:
+        """Lend the transport to use for ``call`` during a block."""
 
-        ``parameters`` are the request's; the rest is as in :meth:`infer`.
-        """
-
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
+    def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`Transport`."""
-        sent = Tensor.of_frames(batch)
-        answer = self.exchange(
-            model, sent, OUTPUT_NAME, timeout_s=timeout_s, cancellation=cancellation
-        )
-        return answer.as_frames()
+        with self.target(call) as transport:
+            return transport.infer(request, call)
 
-    def messages(self) -> MessageTransport:
+    def server_metadata(self, call: Call) -> dict[str, Any]:
         """See :class:`Transport`."""
-        return self
+        with self.target(call) as transport:
+            return transport.server_metadata(call)
+
+    def repository_index(self, call: Call) -> list[dict[str, Any]]:
+        """See :class:`Transport`."""
+        with self.target(call) as transport:
+            return transport.repository_index(call)
+
+    def model_config(self, model: str, call: Call) -> dict[str, Any]:
+        """See :class:`Transport`."""
+        with self.target(call) as transport:
+            return transport.model_config(model, call)
+
+    def model_statistics(self, call: Call, *, model: str = "") -> list[dict[str, Any]]:
+        """See :class:`Transport`."""
+        with self.target(call) as transport:
+            return transport.model_statistics(call, model=model)
+
+    def model_ready(self, model: str, call: Call) -> bool:
+        """See :class:`Transport`."""
+        with self.target(call) as transport:
+            return transport.model_ready(model, call)
+
+
+def unreachable(address: str) -> ServerUnreachableError:
+    """Return the error for an address where nothing answers."""
+    return ServerUnreachableError(
+        f"no Triton server answers at {address}: start one with 'rt4ksr serve'"
+    )
+
+
+def explain(error: ServerError, transport: Transport, model: str, call: Call) -> ServerError:
+    """Return ``error`` with the server's address, and what is really wrong.
+
+    Triton uses one status for a full queue, a model that is still loading and a model it does not
+    have; gRPC uses it for a server that is gone, too. Ask the server whether the model is ready.
+
+    Args:
+        error: what the status code says.
+        transport: asks the server.
+        model: what the request was for; empty for a question about the server.
+        call: its cancellation also ends this question.
+
+    """
+    if not isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
+        about = f"{transport.address}: {model}" if model else transport.address
+        return type(error)(f"{about}: {error}")
+    if not model:
+        return unreachable(transport.address)
+    try:
+        ready = transport.model_ready(model, call.probe(_PROBE_TIMEOUT_S))
+    except ServerError:
+        return unreachable(transport.address)
+    if ready:
+        return OverloadedError(f"{transport.address}: {model}: {error}")
+    return ModelNotReadyError(
+        f"{transport.address}: model {model!r} is not ready: it is still loading, or the server "
+        "does not have it"
+    )

@@ -1,18 +1,21 @@
-"""Frames as encoded pictures: a fifteenth of the bytes as JPEG, and exact as PNG."""
+"""Frames as encoded pictures: a fifteenth of the bytes as JPEG, exact as PNG."""
 
 from __future__ import annotations
 
 import io
 import struct
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from rt4ksr_client import files
-from rt4ksr_client.call import Cancellation, Deadline
+from rt4ksr_client.call import Call
 from rt4ksr_client.contract import (
+    INPUT_NAME,
+    OUTPUT_NAME,
     PICTURE_DATATYPE,
     PICTURE_NAME,
     UPSCALED_PICTURE_NAME,
@@ -22,61 +25,64 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import PictureError, ServerError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports.base import MessageTransport, Parameters, Question, Tensor, Transport
+from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport
+from rt4ksr_client.transports.messages import (
+    InferRequest,
+    InferResponse,
+    Parameters,
+    RequestedOutput,
+    Tensor,
+)
 
 __all__ = ["EncodedTransport", "decode_frame", "encode_frame", "pictures_tensor"]
 
-_LENGTH = struct.Struct("<I")
+_LENGTH: Final = struct.Struct("<I")
 
 
-class EncodedTransport(Transport):
-    """Sends frames over ``way`` to the model's image endpoint, in the format ``format_``.
+class EncodedTransport(ForwardingTransport):
+    """Sends frames over ``transport`` to the model's image endpoint, in the format ``format_``.
 
     Both directions use that format at this client's own quality. A lossless one gives exactly what
-    a raw frame would have given.
+    raw frames give. Requests for anything but frames are passed on as they are.
     """
 
-    wire = "encoded"
-
-    def __init__(
-        self, way: MessageTransport, format_: PictureFormat, reason: str = "asked for"
-    ) -> None:
-        self._way = way
-        self._format = format_
-        self.wire_reason = f"{format_}, {reason}"
-        self.name, self.reason, self.address = way.name, way.reason, way.address
-
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        deadline = Deadline(timeout_s)
-        pictures = [encode_frame(frame, self._format) for frame in batch]
-        answer = self._way.exchange(
-            image_endpoint(model),
-            pictures_tensor(pictures),
-            UPSCALED_PICTURE_NAME,
-            parameters=_parameters(self._format),
-            timeout_s=deadline.required_s(self.address),
-            cancellation=cancellation,
+    def __init__(self, transport: Transport, format_: PictureFormat) -> None:
+        self.address = transport.address
+        route = transport.route
+        self.route = Route(
+            route.transport, route.transport_reason, "encoded", f"{format_}, requested"
         )
-        frames = [decode_frame(picture, self._format) for picture in _pictures(answer)]
-        if len(frames) != len(batch):
-            raise ServerError(f"the server's response holds {len(frames)} pictures")
-        return frames[0][np.newaxis] if len(frames) == 1 else np.stack(frames)
+        self._transport = transport
+        self._format = format_
 
-    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
+    def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        return self._way.ask(question, model, timeout_s=timeout_s)
+        if [tensor.name for tensor in request.inputs] != [INPUT_NAME]:
+            return self._transport.infer(request, call)
+        batch = request.inputs[0].data
+        encoded = InferRequest(
+            image_endpoint(request.model),
+            [pictures_tensor([encode_frame(frame, self._format) for frame in batch])],
+            [RequestedOutput(UPSCALED_PICTURE_NAME)],
+            _parameters(self._format),
+        )
+        response = self._transport.infer(encoded, call)
+        pictures = _split_pictures(response.output(UPSCALED_PICTURE_NAME))
+        frames = [decode_frame(picture, self._format) for picture in pictures]
+        if len(frames) != len(batch):
+            raise ServerError(
+                f"{self.address}: expected {len(batch)} upscaled pictures, got {len(frames)}"
+            )
+        upscaled = frames[0][np.newaxis] if len(frames) == 1 else np.stack(frames)
+        return InferResponse([Tensor.from_array(OUTPUT_NAME, upscaled)])
+
+    def target(self, call: Call) -> AbstractContextManager[Transport]:
+        """See :class:`~rt4ksr_client.transports.base.ForwardingTransport`."""
+        return nullcontext(self._transport)
 
     def close(self) -> None:
-        """Close the way."""
-        self._way.close()
+        """Close the transport."""
+        self._transport.close()
 
 
 def encode_frame(frame: Frame, format_: PictureFormat) -> bytes:
@@ -101,19 +107,19 @@ def decode_frame(picture: bytes, format_: PictureFormat) -> Frame:
 def pictures_tensor(pictures: Sequence[bytes]) -> Tensor:
     """Return the request of an image endpoint: each picture behind its length."""
     content = b"".join(part for one in pictures for part in (_LENGTH.pack(len(one)), one))
-    return Tensor(PICTURE_NAME, PICTURE_DATATYPE, (len(pictures), 1), content)
+    return Tensor.from_content(PICTURE_NAME, PICTURE_DATATYPE, (len(pictures), 1), content)
 
 
-def _pictures(tensor: Tensor) -> list[bytes]:
-    content, pictures, at = memoryview(tensor.content), [], 0
+def _split_pictures(tensor: Tensor) -> list[bytes]:
+    content, pictures, at = tensor.content, [], 0
     while at < len(content):
         try:
             (length,) = _LENGTH.unpack_from(content, at)
         except struct.error as exc:
-            raise ServerError("the server's response is cut off") from exc
+            raise ServerError("the server's response is truncated") from exc
         at += _LENGTH.size + length
         if at > len(content):
-            raise ServerError("the server's response is cut off")
+            raise ServerError("the server's response is truncated")
         pictures.append(bytes(content[at - length : at]))
     return pictures
 

@@ -1,23 +1,24 @@
-"""Several servers as one: the least busy gets the work, one that fails rests."""
+"""Several servers as one: the least busy gets the next call, one that fails rests."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rt4ksr_client.call import Cancellation
+from rt4ksr_client.call import Call
 from rt4ksr_client.errors import ModelNotReadyError, ServerUnreachableError
-from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports.base import Question, Transport
+from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport
 
 __all__ = ["FleetTransport"]
 
 REST_S = 1.0
-"""How long a server that failed gets no work, unless all of them failed."""
+"""How long a server that failed gets no calls, unless all of them failed."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,13 +28,13 @@ class _Member:
     resting_until_s: float = 0.0
     last_call: int = 0
 
-    def order(self, now_s: float) -> tuple[float, int, int]:
+    def load(self, now_s: float) -> tuple[float, int, int]:
         """Return what the choice minimises: rest left, calls in flight, then whose turn it is."""
         return max(0.0, self.resting_until_s - now_s), self.in_flight, self.last_call
 
 
-class FleetTransport(Transport):
-    """Balances calls over ``transports``; a call that fails is for the caller to try again.
+class FleetTransport(ForwardingTransport):
+    """Balances calls over ``transports``; the caller retries a call that fails.
 
     The next attempt goes to another server, because the one that failed rests.
     """
@@ -45,50 +46,29 @@ class FleetTransport(Transport):
         self.address = ",".join(transport.address for transport in transports)
 
     @property
-    def name(self) -> str:  # type: ignore[override]
-        """The ways to the servers, e.g. ``shm+grpc``."""
-        names = dict.fromkeys(member.transport.name for member in self._members)
-        return "+".join(names)
+    def route(self) -> Route:  # type: ignore[override]
+        """The routes to all servers, e.g. ``shm+grpc``, with the reason for each."""
+        routes = [(member.transport.address, member.transport.route) for member in self._members]
 
-    @property
-    def reason(self) -> str:  # type: ignore[override]
-        """Why, for each server."""
-        each = (member.transport for member in self._members)
-        return "; ".join(f"{one.address}: {one.name}, {one.reason}" for one in each)
+        def names(name_of: Callable[[Route], str]) -> str:
+            return "+".join(dict.fromkeys(name_of(route) for _, route in routes))
 
-    @property
-    def wire(self) -> str:  # type: ignore[override]
-        """How frames travel, e.g. ``raw+encoded``."""
-        return "+".join(dict.fromkeys(member.transport.wire for member in self._members))
+        def reasons(reason_of: Callable[[Route], str]) -> str:
+            return "; ".join(f"{address}: {reason_of(route)}" for address, route in routes)
 
-    @property
-    def wire_reason(self) -> str:  # type: ignore[override]
-        """Why, for each server."""
-        each = (member.transport for member in self._members)
-        return "; ".join(f"{one.address}: {one.wire}, {one.wire_reason}" for one in each)
+        return Route(
+            names(lambda route: route.transport),
+            reasons(lambda route: f"{route.transport}, {route.transport_reason}"),
+            names(lambda route: route.wire),
+            reasons(lambda route: f"{route.wire}, {route.wire_reason}"),
+        )
 
-    def infer(
-        self,
-        model: str,
-        batch: Frame,
-        *,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Frame:
-        """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        with self._turn() as transport:
-            return transport.infer(model, batch, timeout_s=timeout_s, cancellation=cancellation)
-
-    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
-        """See :class:`~rt4ksr_client.transports.base.Transport`; one server answers for all."""
-        with self._turn() as transport:
-            return transport.ask(question, model, timeout_s=timeout_s)
-
-    def decide(self, *, timeout_s: float) -> None:
+    def negotiate(self, call: Call) -> Route:
         """See :class:`~rt4ksr_client.transports.base.Transport`; skips servers that are down."""
         for member in self._members:
             with contextlib.suppress(ServerUnreachableError):
-                member.transport.decide(timeout_s=timeout_s)
+                member.transport.negotiate(call)
+        return self.route
 
     def close(self) -> None:
         """Close every transport."""
@@ -96,24 +76,22 @@ class FleetTransport(Transport):
             member.transport.close()
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[Transport]:
-        member = self._take()
+    def target(self, call: Call) -> Iterator[Transport]:
+        """Lend the least busy server's transport; one that fails in the block rests."""
+        with self._lock:
+            now_s = time.monotonic()
+            member = min(self._members, key=lambda one: one.load(now_s))
+            self._calls += 1
+            member.last_call = self._calls
+            member.in_flight += 1
         try:
             yield member.transport
-        except (ServerUnreachableError, ModelNotReadyError):
+        except (ServerUnreachableError, ModelNotReadyError) as exc:
             member.resting_until_s = time.monotonic() + REST_S
+            logger.warning("%s rests for %g s: %s", member.transport.address, REST_S, exc)
             raise
         else:
             member.resting_until_s = 0.0
         finally:
             with self._lock:
                 member.in_flight -= 1
-
-    def _take(self) -> _Member:
-        with self._lock:
-            now_s = time.monotonic()
-            member = min(self._members, key=lambda one: one.order(now_s))
-            self._calls += 1
-            member.last_call = self._calls
-            member.in_flight += 1
-            return member

@@ -2,130 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2
 
-from rt4ksr_client.call import Cancellation
+from rt4ksr_client.call import Call
+from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import ServerError
-from rt4ksr_client.transports import wire
-from rt4ksr_client.transports.base import (
-    NO_PARAMETERS,
-    MessageTransport,
-    Parameters,
-    Question,
-    Tensor,
-)
-from rt4ksr_client.transports.failures import error_for_grpc
+from rt4ksr_client.transports.base import Route, Transport, explain
+from rt4ksr_client.transports.messages import InferRequest, InferResponse
+from rt4ksr_client.transports.protobuf import decode_response, encode_request
+from rt4ksr_client.transports.status_codes import error_for_grpc
 
 __all__ = ["GrpcTransport"]
 
-_SERVICE = "/inference.GRPCInferenceService/"
+_SERVICE: Final = "/inference.GRPCInferenceService/"
 
-_OPTIONS = (
+_OPTIONS: Final = (
     # gRPC's own limit is 4 MB a message; a 4K frame has 25.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Otherwise all clients of a process would share one connection.
     ("grpc.use_local_subchannel_pool", 1),
-    # gRPC's own default waits up to two minutes before it looks at a restarted server again.
+    # By default gRPC waits up to two minutes before it tries a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # How long one attempt to connect may take, whatever its name says.
+    # Despite its name, how long one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 5000),
     # For `dns:///name`, where a name stands for several servers.
     ("grpc.lb_policy_name", "round_robin"),
 )
 
-_QUESTIONS = {
-    Question.SERVER: ("ServerMetadata", service_pb2.ServerMetadataRequest),
-    Question.INDEX: ("RepositoryIndex", service_pb2.RepositoryIndexRequest),
-    Question.CONFIG: ("ModelConfig", service_pb2.ModelConfigRequest),
-    Question.STATISTICS: ("ModelStatistics", service_pb2.ModelStatisticsRequest),
-    Question.MODEL_READY: ("ModelReady", service_pb2.ModelReadyRequest),
-}
 
+class GrpcTransport(Transport):
+    """Tensors as raw bytes in gRPC messages."""
 
-class GrpcTransport(MessageTransport):
-    """Frames as raw bytes in gRPC messages; ``address`` is ``host:port`` or ``dns:///name:port``."""
-
-    name = "grpc"
-    reason = "asked for"
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.address
+        self.route = Route("grpc", endpoint.reason)
+        options = [*_OPTIONS]
+        if endpoint.is_loopback:
+            options.append(("grpc.enable_http_proxy", 0))
+        self._channel = grpc.insecure_channel(endpoint.address, options=options)
         self._infer = self._channel.unary_unary(f"{_SERVICE}ModelInfer")
 
-    def exchange(
-        self,
-        model: str,
-        tensor: Tensor,
-        wanted: str,
-        *,
-        parameters: Parameters = NO_PARAMETERS,
-        timeout_s: float,
-        cancellation: Cancellation | None = None,
-    ) -> Tensor:
-        """See :class:`~rt4ksr_client.transports.base.MessageTransport`."""
-        header = wire.request_header(model, tensor, wanted, parameters)
-        request = wire.encode_request(header, tensor.content)
+    def infer(self, request: InferRequest, call: Call) -> InferResponse:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
         try:
-            return wire.decode_response(self.send(request, timeout_s, cancellation), wanted)
+            return decode_response(self.send(encode_request(request), call))
         except ServerError as exc:
-            raise self._explained(exc, model) from exc
+            raise explain(exc, self, request.model, call) from exc
 
-    def send(
-        self, request: bytes, timeout_s: float, cancellation: Cancellation | None = None
-    ) -> bytes:
+    def send(self, request: bytes, call: Call) -> bytes:
         """Send a serialised ``ModelInferRequest``, return the serialised response."""
-        try:
-            if cancellation is None:
-                # Takes 10 ms less for a 4K frame than a future, which wakes a thread of gRPC's.
-                response: bytes = self._infer(request, timeout=timeout_s)
-                return response
-            return self._cancellable(request, timeout_s, cancellation)
-        except grpc.RpcError as exc:
-            raise error_for_grpc(exc.code().name, exc.details()) from exc
+        response: bytes = _invoke(self._infer, request, call)
+        return response
 
-    def _cancellable(self, request: bytes, timeout_s: float, cancellation: Cancellation) -> bytes:
-        call = self._infer.future(request, timeout=timeout_s)
-        try:
-            with cancellation.stopping(call.cancel):
-                response: bytes = call.result()
-                return response
-        finally:
-            call.cancel()
-
-    def control(self, method: str, request: Any, *, timeout_s: float) -> Any:
+    def control(self, method: str, request: Any, call: Call) -> Any:
         """Call ``method`` of Triton's gRPC service with a protobuf message, return the reply."""
         reply_type = getattr(service_pb2, f"{method}Response")
-        call = self._channel.unary_unary(
+        multicallable = self._channel.unary_unary(
             _SERVICE + method, type(request).SerializeToString, reply_type.FromString
         )
-        try:
-            return call(request, timeout=timeout_s)
-        except grpc.RpcError as exc:
-            raise error_for_grpc(exc.code().name, exc.details()) from exc
+        return _invoke(multicallable, request, call)
 
-    def ask(self, question: Question, model: str = "", *, timeout_s: float) -> Any:
+    def server_metadata(self, call: Call) -> dict[str, Any]:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        method, request_type = _QUESTIONS[question]
-        request = request_type(name=model) if model else request_type()
-        try:
-            reply = self.control(method, request, timeout_s=timeout_s)
-        except ServerError as exc:
-            about = "" if question is Question.MODEL_READY else model
-            raise self._explained(exc, about) from exc
-        answer = MessageToDict(
-            reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-        # The HTTP protocol answers these two without an envelope.
-        envelope = {Question.CONFIG: "config", Question.INDEX: "models"}.get(question)
-        return answer if envelope is None else answer[envelope]
+        return self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), call)
+
+    def repository_index(self, call: Call) -> list[dict[str, Any]]:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        reply = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), call)
+        models: list[dict[str, Any]] = reply["models"]
+        return models
+
+    def model_config(self, model: str, call: Call) -> dict[str, Any]:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        reply = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model), call, model)
+        config: dict[str, Any] = reply["config"]
+        return config
+
+    def model_statistics(self, call: Call, *, model: str = "") -> list[dict[str, Any]]:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        rows: list[dict[str, Any]] = self._ask("ModelStatistics", request, call, model)[
+            "model_stats"
+        ]
+        return rows
+
+    def model_ready(self, model: str, call: Call) -> bool:
+        """See :class:`~rt4ksr_client.transports.base.Transport`."""
+        reply = self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model), call)
+        return bool(reply["ready"])
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
+
+    def _ask(self, method: str, request: Any, call: Call, model: str = "") -> dict[str, Any]:
+        try:
+            reply = self.control(method, request, call)
+        except ServerError as exc:
+            raise explain(exc, self, model, call) from exc
+        answer: dict[str, Any] = MessageToDict(
+            reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        return answer
+
+
+def _invoke(method: grpc.UnaryUnaryMultiCallable, request: Any, call: Call) -> Any:
+    timeout_s = call.required_s()
+    try:
+        if call.cancellation is None:
+            # Takes 10 ms less for a 4K frame than a future, which wakes a thread of gRPC's.
+            return method(request, timeout=timeout_s)
+        future = method.future(request, timeout=timeout_s)
+        try:
+            with call.stopping(future.cancel):
+                return future.result()
+        finally:
+            future.cancel()
+    except grpc.RpcError as exc:
+        raise error_for_grpc(exc.code().name, exc.details()) from exc

@@ -1,9 +1,9 @@
-"""Shared memory regions that are known to a server: made, reused, given back.
+"""Shared memory regions that a server maps: created, registered, reused, unregistered.
 
 A region's name is removed from /dev/shm as soon as the server has mapped it. From then on the
-kernel frees the memory once both sides are done with it, however this process ends. What a killed
-process can leave is a name that the server had not mapped yet, and the server's own mapping;
-:func:`is_leftover` tells both by the owner's process id and start time in the name.
+kernel frees the memory once both sides are done with it, however this process ends. A killed
+process can leave a name that the server had not mapped yet, and the server's own mapping;
+:func:`is_leftover` recognises both by the owner's process id and start time in the name.
 """
 
 from __future__ import annotations
@@ -14,33 +14,52 @@ import itertools
 import mmap
 import os
 import secrets
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.call import Call
+from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.transports.grpc import GrpcTransport
 
 __all__ = [
     "Region",
+    "RegionPool",
     "SystemRegion",
     "abandon",
     "is_leftover",
+    "offsets_bytes",
     "remove_leftover_names",
     "unique_name",
 ]
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
-_PREFIX = "rt4ksr_client"
+
+MAX_IDLE: Final = 12
+"""Idle regions beyond this number are given back to the system."""
+
+MAX_LENT: Final = 16
+"""While the user holds more results than this, further ones are copied: /dev/shm is small."""
+
+_PREFIX: Final = "rt4ksr_client"
+_ALIGNMENT_BYTES: Final = 64
+_ROUND_BYTES: Final = 1 << 20
+_UNREGISTER_TIMEOUT_S: Final = 1.0
+_CLOSE_TIMEOUT_S: Final = 5.0
+_POLL_INTERVAL_S: Final = 0.05
+
 _numbers = itertools.count()
 _abandoned: set[str] = set()
 
 
 class Region(abc.ABC):
-    """Memory that this process and the server both see, ``size_bytes`` long.
+    """Memory that this process and the server both map, ``size_bytes`` long.
 
     Raises:
         OSError: there is not that much of it.
@@ -52,23 +71,23 @@ class Region(abc.ABC):
         self.size_bytes = size_bytes
 
     @abc.abstractmethod
-    def register(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def register(self, control: GrpcTransport, call: Call) -> None:
         """Make the region known to the server."""
 
     @abc.abstractmethod
-    def unregister(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def unregister(self, control: GrpcTransport, call: Call) -> None:
         """Undo :meth:`register`; the server refuses while it uses the region."""
 
     @abc.abstractmethod
-    def write(self, batch: Frame) -> None:
-        """Copy ``batch`` to the region's start."""
+    def write(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Copy ``arrays`` in, at :func:`offsets_bytes`."""
 
     @abc.abstractmethod
-    def read(self, shape: tuple[int, ...]) -> Frame:
-        """Return the region's start as an array."""
+    def read(self, size_bytes: int) -> NDArray[np.uint8]:
+        """Return a copy of the first ``size_bytes``."""
 
-    def view(self, shape: tuple[int, ...], owner: Any) -> Frame | None:
-        """Return the same without a copy, with ``owner`` kept alive by it; None if impossible."""
+    def view(self, size_bytes: int, owner: Any) -> NDArray[np.uint8] | None:
+        """Return the same without a copy, keeping ``owner`` alive; None if impossible."""
         return None
 
 
@@ -88,56 +107,197 @@ class SystemRegion(Region):
             raise
         finally:
             os.close(handle)
-        self._array = np.frombuffer(self._memory, np.uint8)
+        self._bytes = np.frombuffer(self._memory, np.uint8)
 
-    def register(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def register(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`Region`."""
         request = service_pb2.SystemSharedMemoryRegisterRequest(
             name=self.name, key=f"/{self.name}", byte_size=self.size_bytes
         )
         try:
-            control.control("SystemSharedMemoryRegister", request, timeout_s=timeout_s)
+            control.control("SystemSharedMemoryRegister", request, call)
         finally:
             self._path.unlink()
 
-    def unregister(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def unregister(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`Region`."""
         request = service_pb2.SystemSharedMemoryUnregisterRequest(name=self.name)
-        control.control("SystemSharedMemoryUnregister", request, timeout_s=timeout_s)
+        control.control("SystemSharedMemoryUnregister", request, call)
 
-    def write(self, batch: Frame) -> None:
+    def write(self, arrays: Sequence[NDArray[Any]]) -> None:
         """See :class:`Region`."""
-        np.copyto(self._first(batch.shape), batch)
+        for array, offset in zip(arrays, offsets_bytes([a.nbytes for a in arrays]), strict=False):
+            target = self._bytes[offset : offset + array.nbytes].view(array.dtype)
+            np.copyto(target.reshape(array.shape), array)
 
-    def read(self, shape: tuple[int, ...]) -> Frame:
+    def read(self, size_bytes: int) -> NDArray[np.uint8]:
         """See :class:`Region`."""
-        return self._first(shape).copy()
+        return self._bytes[:size_bytes].copy()
 
-    def view(self, shape: tuple[int, ...], owner: Any) -> Frame | None:
+    def view(self, size_bytes: int, owner: Any) -> NDArray[np.uint8] | None:
         """See :class:`Region`."""
         # numpy keeps the object that answers __array_interface__ alive as long as any view of it.
-        owner.__array_interface__ = self._first(shape).__array_interface__
+        owner.__array_interface__ = self._bytes[:size_bytes].__array_interface__
         return np.asarray(owner)
 
-    def _first(self, shape: tuple[int, ...]) -> Frame:
-        return self._array[: int(np.prod(shape))].reshape(shape)
+
+class RegionPool:
+    """Regions made by ``make`` and registered with one server, reused from call to call.
+
+    May be shared between threads.
+    """
+
+    def __init__(self, control: GrpcTransport, make: Callable[[int], Region]) -> None:
+        self._control = control
+        self._make = make
+        self._lock = threading.Lock()
+        # Appending to a list and removing from it are atomic: a region also comes back from the
+        # garbage collector, which must not wait for a lock.
+        self._idle: list[Region] = []
+        self._known: list[Region] = []
+        self._retired: list[Region] = []
+        self._answered = False
+
+    def take(self, size_bytes: int, call: Call) -> Region:
+        """Return a region of at least ``size_bytes`` that nobody uses.
+
+        Raises:
+            OSError: there is not that much shared memory.
+            ServerError: the server did not accept the region.
+
+        """
+        with self._lock:
+            fitting = [region for region in self._idle if region.size_bytes >= size_bytes]
+            if fitting:
+                region = min(fitting, key=lambda one: one.size_bytes)
+                self._idle.remove(region)
+                return region
+        self._sweep()
+        region = self._make(-(-size_bytes // _ROUND_BYTES) * _ROUND_BYTES)
+        try:
+            region.register(self._control, call)
+        except BaseException:
+            # The server may have mapped it all the same. One that has never answered is not asked.
+            if self._answered:
+                self._known.append(region)
+                self._retired.append(region)
+            else:
+                abandon([region.name])
+            raise
+        self._known.append(region)
+        self._answered = True
+        return region
+
+    def give_back(self, region: Region) -> None:
+        """Take back a region that neither this side nor the server uses any more."""
+        if region in self._known:
+            self._idle.append(region)
+
+    def lend(self, region: Region, size_bytes: int) -> NDArray[np.uint8]:
+        """Return the region's first bytes; it comes back when the last view of them is gone."""
+        if len(self._known) - len(self._idle) - len(self._retired) <= MAX_LENT:
+            view = region.view(size_bytes, _Loan(self, region))
+            if view is not None:
+                return view
+        copy = region.read(size_bytes)
+        self.give_back(region)
+        return copy
+
+    def retire(self, region: Region) -> None:
+        """Never reuse ``region``: the server may still write to it."""
+        if region in self._known:
+            self._retired.append(region)
+
+    def forget_all_but(self, names: Set[str]) -> None:
+        """Drop every region that is not among ``names``: the server does not know it."""
+        with self._lock:
+            for regions in (self._known, self._idle, self._retired):
+                for region in [one for one in regions if one.name not in names]:
+                    regions.remove(region)
+
+    def close(self) -> None:
+        """Unregister every region, waiting briefly for those that the server still uses.
+
+        What it uses for longer becomes a leftover, which a later client removes.
+        """
+        end_s = time.monotonic() + _CLOSE_TIMEOUT_S
+        with self._lock:
+            left = list(self._known)
+        while True:
+            left = [region for region in left if not self._unregister(region)]
+            if not left or time.monotonic() > end_s:
+                break
+            time.sleep(_POLL_INTERVAL_S)
+        abandon(region.name for region in left)
+        self.forget_all_but(frozenset())
+
+    def _sweep(self) -> None:
+        """Unregister what is retired, and the oldest of too many idle regions."""
+        with self._lock:
+            while len(self._idle) > MAX_IDLE:
+                self._retired.append(self._idle.pop(0))
+        # No lock over a call to the server. Popping is atomic: no two threads get one region.
+        retired = []
+        with contextlib.suppress(IndexError):
+            while True:
+                retired.append(self._retired.pop())
+        for region in retired:
+            if self._unregister(region):
+                with contextlib.suppress(ValueError):  # forgotten meanwhile
+                    self._known.remove(region)
+            else:
+                self._retired.append(region)
+
+    def _unregister(self, region: Region) -> bool:
+        """Return whether the server has unmapped the region; it refuses while it uses it."""
+        try:
+            region.unregister(self._control, Call(_UNREGISTER_TIMEOUT_S))
+        except (ServerUnreachableError, DeadlineExceededError):
+            return True
+        except ServerError:
+            return False
+        return True
+
+
+class _Loan:
+    """Kept alive by the array that is lent, through ``__array_interface__``."""
+
+    __array_interface__: dict[str, object]
+
+    def __init__(self, pool: RegionPool, region: Region) -> None:
+        self._pool = pool
+        self._region = region
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._region)
+
+
+def offsets_bytes(sizes_bytes: Sequence[int]) -> list[int]:
+    """Return where in a region each of several tensors begins, and where the last one ends."""
+    if not sizes_bytes:
+        return [0]
+    offsets = [0]
+    for size_bytes in sizes_bytes[:-1]:
+        end = offsets[-1] + size_bytes
+        offsets.append(-(-end // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+    return [*offsets, offsets[-1] + sizes_bytes[-1]]
 
 
 def unique_name() -> str:
-    """Return a name that no other region on this host has, and that tells its owner."""
+    """Return a name that no other region on this host has, and that identifies its owner."""
     return f"{_PREFIX}_{_owner(os.getpid())}_{next(_numbers)}_{secrets.token_hex(4)}"
 
 
 def abandon(names: Iterable[str]) -> None:
-    """Call these regions of this process leftovers from now on."""
+    """Count these regions of this process as leftovers from now on."""
     _abandoned.update(names)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether ``name`` is of a region of this project that nobody owns any more.
+    """Return whether ``name`` is of a region of this project that has no owner any more.
 
-    Owners in another PID namespace (a container that shares /dev/shm) cannot be seen from here:
-    theirs are never called leftovers.
+    Owners in another PID namespace (a container that shares /dev/shm) are invisible from here:
+    their regions never count as leftovers.
     """
     if name in _abandoned:
         return True

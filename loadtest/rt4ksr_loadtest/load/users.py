@@ -20,6 +20,7 @@ import gevent
 from gevent.pool import Pool
 from locust import User, constant, task
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -134,7 +135,9 @@ class FrameUser(User):
                 recorder.late(start_s - due_s)
                 start_s = due_s
             try:
-                upscaled = self._transport.infer(model, sent, timeout_s=self._options.timeout_s)
+                upscaled = self._transport.upscale(
+                    workload.model, sent, Call(self._options.timeout_s)
+                )
             finally:
                 latency_s = time.perf_counter() - start_s
             size_bytes = upscaled.nbytes
@@ -149,7 +152,7 @@ class FrameUser(User):
             recorder.failed("cut off")
             raise
         self.environment.events.request.fire(
-            request_type=self._transport.name,
+            request_type=self._transport.route.transport,
             name=model,
             response_time=latency_s * 1e3,
             response_length=size_bytes,

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import psutil
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection, TransportName
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.status import ServerStatus, read_status
-from rt4ksr_client.transports import Question, open_transport
+from rt4ksr_client.transports import open_transport
 from rt4ksr_loadtest.measurement.timeline import ServerSecond
 from rt4ksr_loadtest.options import LoadOptions
 from rt4ksr_loadtest.result import Machine
@@ -75,11 +76,11 @@ class ServerMonitor:
 
     def _count_growth(self) -> dict[str, int]:
         try:
-            answer = self._transport.ask(Question.STATISTICS, timeout_s=MONITOR_TIMEOUT_S)
+            rows = self._transport.model_statistics(Call(MONITOR_TIMEOUT_S))
         except ServerError as exc:
             logger.debug("statistics not read: %s", exc)
             return {}
-        now = _counts(row for row in answer["model_stats"] if row["name"] in self._models)
+        now = _counts(row for row in rows if row["name"] in self._models)
         last, self._last = self._last, now
         if last is None:
             return {}
@@ -142,7 +143,7 @@ def read_server_status(options: LoadOptions) -> ServerStatus:
 
     """
     with open_transport(first_server(options.connection)) as transport:
-        return read_status(transport, timeout_s=STATUS_TIMEOUT_S)
+        return read_status(transport, Call(STATUS_TIMEOUT_S))
 
 
 def machine_facts(options: LoadOptions, *, server_on_this_host: bool) -> Machine:

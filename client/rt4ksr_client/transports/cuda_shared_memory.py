@@ -1,21 +1,25 @@
-"""CUDA shared memory: frames in GPU memory that this process and the server both map."""
+"""CUDA shared memory: tensors in GPU memory that this process and the server both map."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from rt4ksr_client.call import Call
+from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import MissingExtraError
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.grpc import GrpcTransport
-from rt4ksr_client.transports.regions import Region
-from rt4ksr_client.transports.shm import ShmTransport
+from rt4ksr_client.transports.regions import Region, offsets_bytes
+from rt4ksr_client.transports.shared_memory import SharedMemoryTransport
 
-__all__ = ["CudaRegion", "CudaShmTransport"]
+__all__ = ["CudaRegion", "CudaSharedMemoryTransport"]
 
 _DEVICE = 0
 
@@ -33,7 +37,7 @@ class CudaRegion(Region):
         self._handle = handle
         weakref.finalize(self, self._cuda.destroy_shared_memory_region, handle)
 
-    def register(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def register(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
         request = service_pb2.CudaSharedMemoryRegisterRequest(
             name=self.name,
@@ -41,28 +45,34 @@ class CudaRegion(Region):
             device_id=_DEVICE,
             byte_size=self.size_bytes,
         )
-        control.control("CudaSharedMemoryRegister", request, timeout_s=timeout_s)
+        control.control("CudaSharedMemoryRegister", request, call)
 
-    def unregister(self, control: GrpcTransport, *, timeout_s: float) -> None:
+    def unregister(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
         request = service_pb2.CudaSharedMemoryUnregisterRequest(name=self.name)
-        control.control("CudaSharedMemoryUnregister", request, timeout_s=timeout_s)
+        control.control("CudaSharedMemoryUnregister", request, call)
 
-    def write(self, batch: Frame) -> None:
+    def write(self, arrays: Sequence[NDArray[Any]]) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
-        self._cuda.set_shared_memory_region(self._handle, [batch])
+        # tritonclient writes arrays one after the other: gaps have to be arrays, too.
+        offsets, parts = offsets_bytes([array.nbytes for array in arrays]), []
+        for array, (begin, end) in zip(arrays, itertools.pairwise(offsets), strict=True):
+            parts += [array, np.zeros(end - begin - array.nbytes, np.uint8)]
+        self._cuda.set_shared_memory_region(self._handle, [part for part in parts if part.nbytes])
 
-    def read(self, shape: tuple[int, ...]) -> Frame:
+    def read(self, size_bytes: int) -> NDArray[np.uint8]:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
-        array: Frame = self._cuda.get_contents_as_numpy(self._handle, np.uint8, shape)
+        array: NDArray[np.uint8] = self._cuda.get_contents_as_numpy(
+            self._handle, np.uint8, (size_bytes,)
+        )
         return array
 
 
-class CudaShmTransport(ShmTransport):
-    """CUDA shared memory; ``address`` is the server's gRPC ``host:port`` on this host.
+class CudaSharedMemoryTransport(SharedMemoryTransport):
+    """CUDA shared memory with the server at a gRPC address on this host.
 
-    Written by tritonclient's documentation and never run: none of the machines this project is
-    developed on has a GPU. It is therefore never chosen by itself.
+    Follows tritonclient's documentation and has never been run: none of the machines this project
+    is developed on has a GPU. It is therefore never chosen automatically.
 
     Raises:
         MissingExtraError: the package ``cuda-python`` is not installed.
@@ -72,9 +82,9 @@ class CudaShmTransport(ShmTransport):
     name = "cuda_shm"
     memory = "Cuda"
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         _cuda_shared_memory()
-        super().__init__(address, make_region=CudaRegion)
+        super().__init__(endpoint, make_region=CudaRegion)
 
 
 def _cuda_shared_memory() -> Any:

@@ -1,7 +1,4 @@
-"""What can go wrong on the way, as this project's errors: the only place that decides it.
-
-The decision is by status code, never by a message's words.
-"""
+"""Map status codes of gRPC and HTTP to this project's errors, never by the text of a message."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 
-__all__ = ["GRPC_ERRORS", "HTTP_ERRORS", "error_for_grpc", "error_for_http", "error_for_os"]
+__all__ = ["GRPC_ERRORS", "HTTP_ERRORS", "error_for_grpc", "error_for_http"]
 
 GRPC_ERRORS: Final[Mapping[str, type[ServerError]]] = MappingProxyType(
     {
@@ -31,10 +28,10 @@ GRPC_ERRORS: Final[Mapping[str, type[ServerError]]] = MappingProxyType(
         "UNAVAILABLE": ServerUnreachableError,
     }
 )
-"""By the name of gRPC's status code; the others are a plain :class:`ServerError`.
+"""By the name of gRPC's status code; all others are a plain :class:`ServerError`.
 
-Triton says UNAVAILABLE for a full queue and a model that is still loading too: a transport asks
-the server before it believes :class:`ServerUnreachableError`.
+Triton also answers UNAVAILABLE for a full queue and for a model that is still loading; see
+:func:`~rt4ksr_client.transports.base.explain`.
 """
 
 HTTP_ERRORS: Final[Mapping[int, type[ServerError]]] = MappingProxyType(
@@ -49,7 +46,7 @@ HTTP_ERRORS: Final[Mapping[int, type[ServerError]]] = MappingProxyType(
         504: DeadlineExceededError,
     }
 )
-"""By HTTP status; the others are a plain :class:`ServerError`."""
+"""By HTTP status; all others are a plain :class:`ServerError`."""
 
 
 def error_for_grpc(code: str, text: str) -> ServerError:
@@ -62,9 +59,3 @@ def error_for_http(status: int, text: str) -> ServerError:
     """Return the error for the status of an HTTP response."""
     kind = HTTP_ERRORS.get(status)
     return ServerError(f"HTTP {status}: {text}") if kind is None else kind(text)
-
-
-def error_for_os(exc: Exception) -> ServerError:
-    """Return the error for what a socket or :mod:`http.client` raised."""
-    kind = DeadlineExceededError if isinstance(exc, TimeoutError) else ServerUnreachableError
-    return kind(str(exc) or type(exc).__name__)

@@ -1,8 +1,8 @@
-"""How fast a link is, and whether encoding and decoding a frame takes less than sending it raw.
+"""Measure a link, to know whether encoding and decoding a frame is faster than sending it raw.
 
 The decode stage turns a small file into a large frame: a black PNG of a few kilobytes comes back
-as megabytes. What that takes beyond the same call without the frame is the link's, with all that
-either side does to receive or send.
+as megabytes. The time that takes beyond the same call without the frame is the link's, including
+everything either side does to receive or send.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from rt4ksr_client.call import Deadline
+from rt4ksr_client.call import Call
 from rt4ksr_client.contract import (
     CHANNELS,
     DECODE_STAGE,
@@ -25,13 +25,14 @@ from rt4ksr_client.contract import (
     PictureFormat,
 )
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.transports.base import MessageTransport, Tensor
+from rt4ksr_client.transports.base import Transport
 from rt4ksr_client.transports.encoded import decode_frame, encode_frame, pictures_tensor
+from rt4ksr_client.transports.messages import InferRequest, RequestedOutput
 
-__all__ = ["FrameCost", "Verdict", "measured"]
+__all__ = ["FrameCost", "WireTimes", "measure_link"]
 
 _SIDES_PX: Final = (256, 1024, 2048)
-"""Of the frames fetched, from small to large: 0.2 to 12.6 MB."""
+"""Frames to fetch, from small to large: 0.2 to 12.6 MB."""
 _LONG_ENOUGH_S: Final = 0.03
 _TRIES: Final = 2
 _SAMPLE_PX: Final = 512
@@ -44,23 +45,23 @@ _FRAME_PX: Final = _SENT_PX * (1 + _SPEC.scale**2)
 
 @dataclass(frozen=True)
 class FrameCost:
-    """What encoding and decoding costs: seconds a pixel for the two together, bytes a pixel."""
+    """Cost of encoded frames: seconds per pixel to encode and decode, bytes per pixel."""
 
     codec_s_per_px: float
     bytes_per_px: float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a 1080p frame and its 4K answer take on the link, in milliseconds, either way."""
+class WireTimes:
+    """What a 1080p frame and its 4K answer take on the link, in milliseconds, raw and encoded."""
 
     raw_ms: float
     encoded_ms: float
     link_mb_per_s: float
 
     @classmethod
-    def of(cls, link_s_per_byte: float, cost: FrameCost) -> Verdict:
-        """Return what a link of that speed leads to."""
+    def of(cls, link_s_per_byte: float, cost: FrameCost) -> WireTimes:
+        """Return the times on a link of that speed."""
         sent_s_per_px = cost.bytes_per_px * link_s_per_byte
         return cls(
             raw_ms=1e3 * _FRAME_PX * CHANNELS * link_s_per_byte,
@@ -69,36 +70,42 @@ class Verdict:
         )
 
     @property
-    def encode(self) -> bool:
-        """Whether encoded pictures are faster."""
+    def encoded_is_faster(self) -> bool:
+        """Whether encoded frames take less time."""
         return self.encoded_ms < self.raw_ms
 
     def __str__(self) -> str:
-        """For people."""
+        """Return them as a phrase."""
         return (
             f"a frame to 4K takes {self.raw_ms:.0f} ms raw at the {self.link_mb_per_s:.0f} MB/s "
             f"of this link, {self.encoded_ms:.0f} ms encoded"
         )
 
 
-def measured(way: MessageTransport, format_: PictureFormat, deadline: Deadline) -> Verdict:
-    """Measure the link of ``way`` and this machine's codec, in about half a second.
+def measure_link(transport: Transport, format_: PictureFormat, call: Call) -> WireTimes:
+    """Measure the link of ``transport`` and this machine's codec, in about half a second.
 
-    The server is taken to encode and decode as fast as this machine does.
+    Assumes that the server encodes and decodes as fast as this machine.
 
     Raises:
         ModelNotReadyError: the server has no image endpoint.
         ServerError: another reason not to answer.
 
     """
-    return Verdict.of(_link_s_per_byte(way, deadline), _frame_cost(format_))
+    return WireTimes.of(_link_s_per_byte(transport, call), _frame_cost(format_))
 
 
-def _link_s_per_byte(way: MessageTransport, deadline: Deadline) -> float:
+def _link_s_per_byte(transport: Transport, call: Call) -> float:
     s_per_byte = 0.0
     for side_px in _SIDES_PX:
         black = encode_frame(np.zeros((side_px, side_px, CHANNELS), np.uint8), "png")
-        fetch = partial(_decode_stage, way, pictures_tensor([black]), deadline)
+
+        def fetch(output: str, picture: bytes = black) -> None:
+            request = InferRequest(
+                DECODE_STAGE, [pictures_tensor([picture])], [RequestedOutput(output)]
+            )
+            transport.infer(request, call)
+
         transfer_s = _fastest_s(partial(fetch, INPUT_NAME))
         transfer_s -= _fastest_s(partial(fetch, SIDECAR_NAME))
         s_per_byte = max(0.0, transfer_s) / (side_px**2 * CHANNELS)
@@ -107,12 +114,8 @@ def _link_s_per_byte(way: MessageTransport, deadline: Deadline) -> float:
     return s_per_byte
 
 
-def _decode_stage(way: MessageTransport, tensor: Tensor, deadline: Deadline, wanted: str) -> None:
-    way.exchange(DECODE_STAGE, tensor, wanted, timeout_s=deadline.required_s(way.address))
-
-
 def _frame_cost(format_: PictureFormat) -> FrameCost:
-    sample = _like_a_photograph(_SAMPLE_PX)
+    sample = _photograph_like(_SAMPLE_PX)
     encoded = encode_frame(sample, format_)
 
     def there_and_back() -> None:
@@ -122,8 +125,8 @@ def _frame_cost(format_: PictureFormat) -> FrameCost:
     return FrameCost(_fastest_s(there_and_back) / pixels, len(encoded) / pixels)
 
 
-def _like_a_photograph(side_px: int) -> Frame:
-    """Return smooth shapes with a little noise: about as many bytes as a photograph's."""
+def _photograph_like(side_px: int) -> Frame:
+    """Return smooth shapes with a little noise, which take about as many bytes as a photograph."""
     rows, columns = np.mgrid[0:side_px, 0:side_px]
     shapes = 60 * np.sin(columns / 23)[..., None] * np.cos(rows / 17)[..., None]
     tint = np.array([20.0, 0.0, -20.0])
