@@ -34,7 +34,7 @@ def test_a_folder_ends_once_when_the_server_is_gone_and_keeps_what_is_done(
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not list(large.glob("*.png")) and program.poll() is None:
+        while not list(large.glob("[!.]*.png")) and program.poll() is None:
             time.sleep(0.02)
     _, stderr = program.communicate(timeout=30)
 

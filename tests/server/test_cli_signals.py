@@ -47,7 +47,7 @@ def started(album: Path, *options: str, cwd: Path | None = None) -> subprocess.P
 
 def wait_for_a_picture(album: Path, program: subprocess.Popen[str]) -> None:
     large = album.with_name("large")
-    assert becomes_true(lambda: program.poll() is not None or list(large.glob("*.png")), 60)
+    assert becomes_true(lambda: program.poll() is not None or list(large.glob("[!.]*.png")), 60)
     assert program.poll() is None
 
 
