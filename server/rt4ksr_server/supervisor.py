@@ -105,7 +105,7 @@ def supervise(spec: Spec) -> int:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     others = environment_folders()
-    own: set[Path] = set()
+    own: set[Path] | None = None
     try:
         triton = subprocess.Popen(
             spec.command,
@@ -118,7 +118,7 @@ def supervise(spec: Spec) -> int:
         with contextlib.suppress(BrokenPipeError):
             print(triton.pid, flush=True)  # noqa: T201 - its pipes are its interface
         while triton.poll() is None and os.getppid() == spec.parent_pid:
-            if not own and child_pids(triton.pid):
+            if own is None and child_pids(triton.pid):
                 own = environment_folders() - others
             received = signal.sigtimedwait(WAITED_SIGNALS, POLL_INTERVAL_S)
             if received is not None and received.si_signo in STOP_SIGNALS:
@@ -128,7 +128,7 @@ def supervise(spec: Spec) -> int:
         print(f"cannot run {spec.command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - its pipes are its interface
         return 127
     finally:
-        remove_leftovers(spec, own)
+        remove_leftovers(spec, own or set())
 
 
 def drain(triton: subprocess.Popen[bytes], spec: Spec) -> int:
@@ -136,7 +136,7 @@ def drain(triton: subprocess.Popen[bytes], spec: Spec) -> int:
     finished = False
     if triton.poll() is None:
         had_stubs = bool(child_pids(triton.pid))
-        answered, nothing_left, quiet = False, Lasting(), Lasting()
+        answered, without_models, quiet = False, Lasting(), Lasting()
         deadline_s = time.monotonic() + spec.drain_timeout_s
         # Before SIGTERM, because after it tritonserver counts its connections once a second.
         last_try_s = time.monotonic() + IDLE_S + DRAIN_INTERVAL_S
@@ -155,10 +155,9 @@ def drain(triton: subprocess.Popen[bytes], spec: Spec) -> int:
             holding_data = connections_holding_data(spec.ports)
             quiet_s = quiet.duration_s(not any(holding_data) and not is_computing(triton.pid))
             if spec.may_skip_unloading:
-                left_s = nothing_left.duration_s(has_disposable_stubs_only(triton.pid))
-                finished = left_s >= 0
+                finished = has_disposable_stubs_only(triton.pid)
             else:
-                finished = nothing_left.duration_s(unloaded) >= SHUTDOWN_TIMEOUT_S
+                finished = without_models.duration_s(unloaded) >= SHUTDOWN_TIMEOUT_S
             finished &= not holding_data or quiet_s >= QUIET_S
     # Also after a clean exit: the group may still hold stubs, and keeps its id while it does.
     with contextlib.suppress(ProcessLookupError):
@@ -218,15 +217,20 @@ def connections_holding_data(ports: Mapping[str, int]) -> list[bool]:
     established, half_closed = "01", "08"  # linux/tcp_states.h
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # no IPv6
-            for row in Path(table).read_text().splitlines()[1:]:
-                local, remote, state, queues = row.split()[1:5]
-                servers_end = local.rpartition(":")[2] in wanted
-                clients_end = remote.rpartition(":")[2] in wanted
-                if (servers_end and state in (established, half_closed)) or (
-                    clients_end and state == established
-                ):
-                    found.append(queues.strip("0:") != "")
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6
+            continue
+        except OSError:  # not to be known here
+            return [True]
+        for row in rows:
+            local, remote, state, queues = row.split()[1:5]
+            servers_end = local.rpartition(":")[2] in wanted
+            clients_end = remote.rpartition(":")[2] in wanted
+            if (servers_end and state in (established, half_closed)) or (
+                clients_end and state == established
+            ):
+                found.append(queues.strip("0:") != "")
     return found
 
 
@@ -283,22 +287,29 @@ def sockets_waiting_for_data(pid: int) -> list[int]:
 
 
 def tcp_info(connection: socket.socket) -> bytes | None:
-    """Return the kernel's ``struct tcp_info``; None if this is no open TCP connection."""
+    """Return the kernel's ``struct tcp_info``; None if this is not an open TCP connection."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     established = 1  # linux/tcp_states.h
-    return info if info[0] == established else None
+    is_complete = len(info) == 136
+    return info if is_complete and info[0] == established else None
 
 
 def is_idle(connection: socket.socket, info: bytes) -> bool:
-    """Whether the server has sent last, a while ago, and the client has read it all."""
+    """Whether the server has sent last, a while ago, and the client has read it all.
+
+    Also before the first request. ``info`` is the connection's ``struct tcp_info``.
+    """
     sent_ago_ms, _, received_ago_ms = struct.unpack_from("3I", info, 44)
+    (received_bytes,) = struct.unpack_from("Q", info, 128)
     queues = (
         fcntl.ioctl(connection, request, bytes(4))
         for request in (termios.TIOCOUTQ, termios.FIONREAD)
     )
-    return IDLE_S * 1000 <= sent_ago_ms <= received_ago_ms and not any(map(any, queues))
+    # The kernel counts in steps of some milliseconds. In a tie, a request may have come last.
+    sent_last = sent_ago_ms < received_ago_ms or not received_bytes
+    return sent_last and sent_ago_ms >= IDLE_S * 1000 and not any(map(any, queues))
 
 
 def environment_folders() -> set[Path]:
