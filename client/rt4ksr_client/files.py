@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import secrets
-import shutil
-import stat
-import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,6 +14,7 @@ from typing import IO, Any, Final
 from PIL import Image, UnidentifiedImageError
 
 from rt4ksr_client import metadata
+from rt4ksr_client.atomic_write import atomic_write, is_stream, write_errors
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
@@ -57,20 +52,6 @@ photograph takes 0.03 s (JPEG) to 0.6 s (PNG)."""
 
 _WITH_QUALITY: Final = ("JPEG", "WEBP", "AVIF")
 _WITHOUT_ALPHA: Final = ("JPEG", "BMP")
-_LONGEST_SUFFIX_BYTES: Final = 32
-_WRITE_FAILURES: Final = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "you may not write there",
-    errno.EPERM: "you may not write there",
-    errno.ENOENT: "there is no such folder",
-    errno.ENOTDIR: "there is no such folder",
-    errno.EISDIR: "a folder has this name",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENXIO: "nothing listens there",
-    errno.ELOOP: "its symbolic links go in a circle",
-}
 _HEIF_BRANDS: Final = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()
 _HEIF_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif"})
 _NOT_PICTURES: Final = frozenset(
@@ -116,6 +97,8 @@ def decode(
 
     """
     with read_errors(name):
+        if isinstance(source, Path) and is_stream(source):
+            source = io.BytesIO(source.read_bytes())  # a FIFO can be read once
         start = _first_bytes(source, 12)
         is_heif = formats is None and start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
         # Pillow warns above its limit and raises above twice the limit; here the limit is strict.
@@ -258,101 +241,6 @@ def read_errors(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: {'an empty file' if is_empty else 'not a picture'}") from exc
     except Exception as exc:  # decoders of broken files raise struct.error, IndexError, KeyError…
         raise PictureError(f"{name}: cannot be read: {exc or type(exc).__name__}") from exc
-
-
-@contextmanager
-def write_errors(name: str) -> Iterator[None]:
-    """Raise :class:`PictureError` about ``name`` for any error of encoding or writing in the block.
-
-    A broken pipe passes through.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        reason = _WRITE_FAILURES.get(exc.errno or 0, str(exc))
-        raise PictureError(f"{name}: cannot be written: {reason}") from exc
-    except (ValueError, KeyError, TypeError, OverflowError, SystemError, struct.error) as exc:
-        raise PictureError(f"{name}: cannot be written: {exc}") from exc
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file; at the end ``path`` has its content, after an error its old one.
-
-    A regular file is replaced in one step, by renaming a file beside it. It keeps its permissions;
-    a new one gets those of any new file. A symbolic link stays one: the file it points to is
-    replaced, or created. What is not a regular file (see :func:`is_stream`) is written to.
-
-    Raises:
-        OSError: the folder, or the stream, cannot be written to.
-
-    """
-    if is_stream(path):
-        with tempfile.TemporaryDirectory(prefix="rt4ksr-") as folder:
-            temporary = Path(folder, f"stream{_short_suffix(path)}")
-            yield temporary
-            _append(temporary, path)
-        return
-    target = Path(os.path.realpath(path))
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    old = target.stat() if target.is_file() else None
-    permissions = stat.S_IMODE(old.st_mode) if old else 0o666
-    temporary = _new_file_beside(target, permissions | stat.S_IWUSR)
-    try:
-        yield temporary
-        if old:
-            with suppress(OSError):  # only root may give a file away
-                os.chown(temporary, old.st_uid, old.st_gid)
-            temporary.chmod(permissions)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def is_stream(path: Path) -> bool:
-    """Whether ``path`` is written to and never replaced: a device, a FIFO, an open file of ours.
-
-    The last kind are ``/dev/stdout``, ``/dev/fd/3`` and links to them, whatever they lead to.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    if not stat.S_ISREG(mode):
-        return not stat.S_ISDIR(mode)
-    while path.is_symlink():
-        folder = Path(os.path.realpath(path.parent))
-        if folder.is_relative_to("/proc"):
-            return True
-        path = folder / path.readlink()
-    return False
-
-
-def _append(source: Path, stream: Path) -> None:
-    # Not truncated: behind /dev/stdout may be a file that others write to, too.
-    descriptor = os.open(stream, os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(descriptor, "wb") as opened, source.open("rb") as content:
-        shutil.copyfileobj(content, opened)
-
-
-def _new_file_beside(target: Path, permissions: int) -> Path:
-    """Create an empty file; the kernel takes the umask off its permissions."""
-    while True:
-        path = target.with_name(f".rt4ksr-{secrets.token_hex(4)}{_short_suffix(target)}")
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, permissions))
-        except FileExistsError:
-            continue
-        return path
-
-
-def _short_suffix(path: Path) -> str:
-    """Return the suffix, by which encoders choose a format; a name may have 255 bytes in all."""
-    return path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX_BYTES else ""
 
 
 def _register_heif() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -15,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from rt4ksr_client import atomic_write as writing
 from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError
+from support.processes import becomes_true
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -223,3 +228,98 @@ def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
         write(tmp_path / "folder")
 
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+@pytest.mark.parametrize("appears", ["before", "meanwhile"])
+def test_a_file_is_kept_where_it_may_not_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appears: str, hard_links: bool
+) -> None:
+    def unsupported(source: object, target: object) -> None:
+        raise PermissionError(errno.EPERM, "as FAT says")
+
+    if not hard_links:
+        monkeypatch.setattr(os, "link", unsupported)
+    target = tmp_path / "a.bin"
+    if appears == "before":
+        target.write_bytes(b"old")
+
+    with pytest.raises(FileExistsError), files.atomic_write(target, replace=False) as temporary:
+        temporary.write_bytes(CONTENT)
+        target.write_bytes(b"old")
+
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_new_file_needs_no_permission_to_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
+) -> None:
+    if not hard_links:
+        monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "missing").stat())
+    target = tmp_path / "a.bin"
+
+    with files.atomic_write(target, replace=False) as temporary:
+        temporary.write_bytes(CONTENT)
+
+    assert target.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_fifo_without_a_reader_is_an_error_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_WAIT_FOR_READER_S", 0.2)
+    os.mkfifo(tmp_path / "fifo")
+
+    with pytest.raises(PictureError, match="fifo: cannot be written: nothing reads from it"):
+        write(tmp_path / "fifo")
+
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+
+
+def test_a_reader_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def read_a_little() -> bytes:
+        with fifo.open("rb") as stream:
+            return stream.read(1)
+
+    with reader(read_a_little), pytest.raises(PictureError, match="its reader has ended"):
+        write(fifo, CONTENT * 10)
+
+
+STALLED = f"""
+import signal, sys
+from pathlib import Path
+from rt4ksr_client import files
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+with files.atomic_write(Path({{target!r}})) as temporary:
+    temporary.write_bytes(bytes({len(CONTENT)}))
+"""
+
+
+def test_a_reader_that_stops_reading_does_not_hold_an_interrupted_program(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        program = subprocess.Popen([sys.executable, "-c", STALLED.format(target=str(fifo))])
+        assert becomes_true(lambda: select.select([reading], [], [], 0)[0])
+        time.sleep(0.2)  # the pipe is full now
+        program.terminate()
+        assert program.wait(timeout=10) == 143
+    finally:
+        os.close(reading)
+
+
+def test_a_descriptor_that_does_not_block_gets_everything() -> None:
+    reading, writing_end = os.pipe()
+    os.set_blocking(writing_end, False)
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
+        content = pool.submit(stream.read)
+        writing.copy_to_descriptor(io.BytesIO(CONTENT), writing_end)
+        os.close(writing_end)
+        assert content.result(timeout=10) == CONTENT

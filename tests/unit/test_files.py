@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,13 @@ def test_a_stream_is_read_as_a_file_is() -> None:
     data = files.encode(Image.new("RGB", (3, 2)), "AVIF")
 
     assert files.decode(io.BytesIO(data), "-").size == (3, 2)
+
+
+def test_a_picture_is_read_from_a_fifo_which_can_be_read_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo.avif"
+    os.mkfifo(fifo)
+    picture = files.encode(Image.new("RGB", (20, 12), "teal"), "AVIF")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fifo.write_bytes, picture)
+        assert files.open_picture(fifo).size == (20, 12)
