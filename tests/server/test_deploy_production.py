@@ -81,7 +81,7 @@ def test_the_probes_of_kubernetes_are_answered(production: TritonServer) -> None
     assert answer == b"\x08\x01"  # HealthCheckResponse with status SERVING
 
 
-def test_a_client_that_is_told_nothing_sends_frames_over_grpc(production: TritonServer) -> None:
+def test_a_client_with_default_options_uses_grpc(production: TritonServer) -> None:
     frame = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     with Upscaler(production.grpc_url, scale=2, timeout_s=20) as upscaler:
         large = upscaler.upscale(frame)
@@ -89,7 +89,7 @@ def test_a_client_that_is_told_nothing_sends_frames_over_grpc(production: Triton
     np.testing.assert_array_equal(large, frame.repeat(2, axis=0).repeat(2, axis=1))
 
 
-def test_the_status_of_a_server_that_keeps_its_index_to_itself(production: TritonServer) -> None:
+def test_the_status_of_a_server_with_a_restricted_index(production: TritonServer) -> None:
     with open_transport(Connection(production.grpc_url, "grpc")) as transport:
         status = read_status(transport, Call(20))
     assert {model.name: model.kind for model in status.models} == {
@@ -102,7 +102,9 @@ def test_the_status_of_a_server_that_keeps_its_index_to_itself(production: Trito
     assert all(model.ready for model in status.models)
 
 
-def test_every_metric_asked_for_is_there_with_its_labels(production: TritonServer) -> None:
+def test_every_metric_in_dashboards_and_rules_exists_with_its_labels(
+    production: TritonServer,
+) -> None:
     with Upscaler(production.grpc_url, scale=2, timeout_s=20) as upscaler:
         upscaler.upscale(np.zeros((2, 2, 3), np.uint8))
     with urllib.request.urlopen(f"http://{production.metrics_url}/metrics") as response:

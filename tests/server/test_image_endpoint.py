@@ -78,7 +78,7 @@ def test_every_format_is_read(endpoint_server: TritonServer, format_name: str) -
 
 
 @pytest.mark.parametrize("sampling", ["4:2:0", "4:4:4"])
-def test_the_colours_of_a_jpeg_keep_their_resolution(
+def test_a_jpeg_keeps_its_chroma_resolution(
     endpoint_server: TritonServer, client: Upscaler, sampling: str
 ) -> None:
     sent = encoded(picture(), "JPEG", subsampling=sampling)
@@ -102,7 +102,7 @@ def test_odd_sizes_come_back_twice_as_large(
     np.testing.assert_array_equal(np.asarray(opened(data)), large)
 
 
-def test_the_other_scale_has_its_endpoint(endpoint_server: TritonServer) -> None:
+def test_the_other_scale_has_an_endpoint(endpoint_server: TritonServer) -> None:
     small = picture()
 
     (data,) = upscaled(
@@ -129,7 +129,7 @@ def test_every_exif_orientation_is_applied(
 
 
 @pytest.mark.parametrize("answer", ["jpeg", "png", "webp"])
-def test_colour_profile_exif_and_resolution_are_carried_over(
+def test_colour_profile_exif_and_resolution_are_kept(
     endpoint_server: TritonServer, answer: str
 ) -> None:
     exif = Image.Exif()
@@ -142,7 +142,7 @@ def test_colour_profile_exif_and_resolution_are_carried_over(
     assert opened(data).getexif()[0x013B] == "Somebody"
 
 
-def test_without_a_word_the_answer_is_a_jpeg_of_quality_95(
+def test_the_default_answer_is_a_jpeg_of_quality_95(
     endpoint_server: TritonServer,
 ) -> None:
     sent = encoded(picture(), "PNG")
@@ -176,7 +176,7 @@ def test_a_lower_quality_is_a_smaller_answer(endpoint_server: TritonServer, answ
     ],
     ids=str,
 )
-def test_over_http_a_file_is_posted_as_it_is_and_headers_say_the_rest(
+def test_over_http_a_file_is_posted_as_it_is_and_headers_choose_the_encoding(
     endpoint_server: TritonServer, headers: dict[str, str], format_name: str
 ) -> None:
     status, data = posted(endpoint_server, encoded(picture(), "PNG"), headers)
@@ -198,7 +198,7 @@ def test_over_http_a_file_is_posted_as_it_is_and_headers_say_the_rest(
     ],
     ids=str,
 )
-def test_what_cannot_be_answered_is_refused_before_the_network_works(
+def test_an_encoding_that_cannot_be_had_is_rejected_before_the_network_runs(
     endpoint_server: TritonServer, parameters: dict[str, Any], reason: str
 ) -> None:
     before = answered(endpoint_server, "rt4ksr_x2")
@@ -229,7 +229,7 @@ def test_one_request_may_carry_several_pictures_of_one_size(
     ],
     ids=["two sizes", "three pictures"],
 )
-def test_pictures_that_do_not_go_together_are_refused(
+def test_pictures_of_different_sizes_in_one_request_are_rejected(
     endpoint_server: TritonServer, sizes: list[tuple[int, int]], reason: str
 ) -> None:
     pictures = [encoded(picture(size=size), "PNG") for size in sizes]
@@ -238,7 +238,7 @@ def test_pictures_that_do_not_go_together_are_refused(
         upscaled(endpoint_server, *pictures)
 
 
-def test_a_panorama_that_its_format_cannot_hold_is_refused_with_a_way_out(
+def test_a_panorama_that_its_format_cannot_hold_is_rejected_with_an_alternative(
     endpoint_server: TritonServer,
 ) -> None:
     wide = encoded(Image.new("RGB", (9000, 2)), "PNG")
@@ -252,7 +252,7 @@ def test_a_panorama_that_its_format_cannot_hold_is_refused_with_a_way_out(
     assert opened(upscaled(endpoint_server, wide, format="png")[0]).size == (18000, 4)
 
 
-def test_requests_at_once_get_their_own_answers(endpoint_server: TritonServer) -> None:
+def test_concurrent_requests_get_their_own_answers(endpoint_server: TritonServer) -> None:
     jobs = [(size, name) for size in range(20, 40) for name in ("png", "jpeg", "webp")]
 
     def work(job: tuple[int, str]) -> Image.Image:
@@ -278,7 +278,7 @@ def test_loading_the_endpoint_alone_loads_its_parts(
     assert opened(data).size == (62, 44)
 
 
-def test_the_client_says_what_an_endpoint_is_when_it_is_asked_for_as_a_model(
+def test_the_client_explains_an_endpoint_that_is_used_as_a_model(
     endpoint_server: TritonServer,
 ) -> None:
     with (
@@ -289,7 +289,7 @@ def test_the_client_says_what_an_endpoint_is_when_it_is_asked_for_as_a_model(
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["as it comes", "with headers"])
-def test_the_line_of_the_documentation_makes_a_picture(
+def test_the_command_in_the_documentation_makes_a_picture(
     endpoint_server: TritonServer, root: Path, photograph: Path, tmp_path: Path, index: int
 ) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (root / "docs" / "protocol.md").read_text(), re.S)

@@ -1,4 +1,4 @@
-"""What somebody can send to the image endpoint of a server with the flags of the container."""
+"""What an attacker can send to the image endpoint of a server with the flags of the container."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_to_upscale_gets_a_clear_error_over_grpc(
+def test_a_file_that_cannot_be_upscaled_gets_a_clear_error_over_grpc(
     production: TritonServer, name: str
 ) -> None:
     data, reason = BAD[name]
@@ -93,7 +93,7 @@ def test_what_is_no_picture_to_upscale_gets_a_clear_error_over_grpc(
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_to_upscale_gets_a_clear_error_over_http(
+def test_a_file_that_cannot_be_upscaled_gets_a_clear_error_over_http(
     production: TritonServer, name: str
 ) -> None:
     data, reason = BAD[name]
@@ -110,7 +110,7 @@ def test_a_bad_picture_beside_a_good_one_is_named(production: TritonServer) -> N
 
 
 @pytest.mark.parametrize("name", ["png bomb", "png that claims", "jpeg of many scans"])
-def test_a_bomb_costs_next_to_no_memory(production: TritonServer, name: str) -> None:
+def test_a_decompression_bomb_costs_little_memory(production: TritonServer, name: str) -> None:
     data, _ = BAD[name]
     posted(production, data)
     before = resident_bytes(production)
@@ -122,13 +122,11 @@ def test_a_bomb_costs_next_to_no_memory(production: TritonServer, name: str) -> 
 
 
 @pytest.mark.parametrize("trailer", [bytes(64), b"\n", JPEG, b"MotionPhoto_Data....SEFT"], ids=str)
-def test_what_cameras_put_behind_a_jpeg_is_no_reason_to_refuse_it(
-    production: TritonServer, trailer: bytes
-) -> None:
+def test_what_phones_append_to_a_jpeg_is_accepted(production: TritonServer, trailer: bytes) -> None:
     assert upscaled(production, JPEG + trailer) == upscaled(production, JPEG)
 
 
-def test_a_motion_photo_is_a_photo(production: TritonServer) -> None:
+def test_a_motion_photo_is_accepted(production: TritonServer) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf Camera:MotionPhoto="1"/></x:xmpmeta>'
     photo = encoded(RGB, "JPEG", xmp=xmp)
 
@@ -169,9 +167,7 @@ def sidecar(**changed: object) -> bytes:
     ],
     ids=lambda told: repr(told[:40]),
 )
-def test_a_sidecar_of_somebody_elses_making_is_refused(
-    production: TritonServer, told: bytes
-) -> None:
+def test_a_forged_sidecar_is_rejected(production: TritonServer, told: bytes) -> None:
     frames = triton_grpc.InferInput("upscaled", [1, 8, 8, 3], "UINT8")
     frames.set_data_from_numpy(np.zeros((1, 8, 8, 3), np.uint8))
     beside = triton_grpc.InferInput("sidecar", [1, 1], "BYTES")
@@ -239,7 +235,7 @@ def over_http(server: TritonServer, seed: int, count: int) -> int:
 
 
 @pytest.mark.parametrize("way", [over_grpc, over_http])
-def test_thousands_of_broken_files_leave_the_server_as_it_was(
+def test_the_server_survives_thousands_of_broken_files(
     way: Callable[[TritonServer, int, int], int],
     production: TritonServer,
     broken_inputs: Callable[[int], int],

@@ -1,4 +1,4 @@
-"""What somebody can do who reaches a server with the flags of the container, and means harm."""
+"""What an attacker can do who reaches a server with the flags of the container."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @pytest.fixture(autouse=True)
-def still_right(production: TritonServer) -> Iterator[None]:
+def answers_the_next_request(production: TritonServer) -> Iterator[None]:
     """Whatever a test did, the server answers the next one as it should."""
     yield
     np.testing.assert_array_equal(infer(production, MODEL, FRAME), nearest(FRAME, 2))
@@ -56,7 +56,7 @@ def message(shape: tuple[int, ...], raw: bytes) -> bytes:
         ("/v2/systemsharedmemory/region/mine/unregister", {}),
     ],
 )
-def test_what_is_the_administrators_is_refused_over_http(
+def test_administrative_calls_are_rejected_over_http(
     path: str, body: dict[str, Any], production: TritonServer
 ) -> None:
     connection = http.client.HTTPConnection(production.http_url, timeout=10)
@@ -67,7 +67,7 @@ def test_what_is_the_administrators_is_refused_over_http(
     connection.close()
 
 
-def test_nobody_registers_a_region_of_somebody_elses_memory(production: TritonServer) -> None:
+def test_shared_memory_of_another_program_cannot_be_registered(production: TritonServer) -> None:
     region = SharedMemory(create=True, size=4096)
     try:
         request = service_pb2.SystemSharedMemoryRegisterRequest(
@@ -103,7 +103,9 @@ def test_nobody_registers_a_region_of_somebody_elses_memory(production: TritonSe
     ],
     ids=str,
 )
-def test_a_shape_that_lies_is_refused(shape: tuple[int, ...], production: TritonServer) -> None:
+def test_a_shape_that_contradicts_the_data_is_rejected(
+    shape: tuple[int, ...], production: TritonServer
+) -> None:
     before = resident_bytes(production)
     with (
         grpc.insecure_channel(production.grpc_url) as channel,
@@ -115,7 +117,7 @@ def test_a_shape_that_lies_is_refused(shape: tuple[int, ...], production: Triton
     assert resident_bytes(production) - before < 32 * 2**20
 
 
-def test_a_frame_beyond_the_limit_is_refused_by_the_server(production: TritonServer) -> None:
+def test_a_frame_beyond_the_limit_is_rejected_by_the_server(production: TritonServer) -> None:
     side = 2 + int(MAX_INPUT_PX**0.5)
 
     with pytest.raises(InferenceServerException, match=f"more than {MAX_INPUT_PX} pixels a frame"):
@@ -166,7 +168,7 @@ def over_http(server: TritonServer, seed: int, count: int) -> int:
 
 
 @pytest.mark.parametrize("way", [over_grpc, over_http])
-def test_thousands_of_broken_requests_leave_the_server_as_it_was(
+def test_the_server_survives_thousands_of_broken_requests(
     way: Callable[[TritonServer, int, int], int],
     production: TritonServer,
     broken_inputs: Callable[[int], int],

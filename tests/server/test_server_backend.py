@@ -45,7 +45,7 @@ def test_every_byte_of_the_answer_arrives(
     ],
     ids=["odd height", "odd width", "empty", "four channels", "too many"],
 )
-def test_a_bad_request_is_refused_and_the_next_one_is_answered(
+def test_a_bad_request_is_rejected_and_the_next_one_is_answered(
     nearest_server: TritonServer, shape: tuple[int, ...], reason: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=reason) as caught:
@@ -181,7 +181,7 @@ def test_batching_needs_a_dynamic_first_dimension(load_errors: dict[str, str]) -
     assert "max_batch_size needs a dynamic first dimension" in load_errors["fixed_batch"]
 
 
-def test_threads_instances_and_file_name_of_the_config_are_honoured(tmp_path: Path) -> None:
+def test_threads_instances_and_file_name_come_from_the_config(tmp_path: Path) -> None:
     for name, threads in (("one", 1), ("four", 4)):
         config = nearest_config(X2)
         config.name = name

@@ -225,7 +225,7 @@ def _pending_requests(server: TritonServer) -> int:
     return int(match[1]) if match else 0
 
 
-def test_it_is_ready_once_each_of_its_services_answers(nearest_server: TritonServer) -> None:
+def test_a_server_is_ready_when_each_of_its_services_answers(nearest_server: TritonServer) -> None:
     name, nobody = server_name(nearest_server.http_url), free_port()
     urls = [nearest_server.grpc_url, nearest_server.http_url, nearest_server.metrics_url]
     ports = {service: int(url.split(":")[1]) for service, url in zip(SERVICES, urls, strict=True)}
@@ -255,7 +255,7 @@ def test_two_servers_on_one_machine_do_not_see_each_other(
     assert np.array_equal(infer(nearest_server, X2.name, IMAGE), nearest(IMAGE, 2))
 
 
-def test_a_further_flag_reaches_tritonserver_and_its_log_the_caller(
+def test_extra_flags_reach_tritonserver_and_its_log_reaches_the_caller(
     nearest_repository: RepositoryFactory,
 ) -> None:
     lines: list[str] = []
@@ -268,7 +268,7 @@ def test_a_further_flag_reaches_tritonserver_and_its_log_the_caller(
         assert server.log_tail(3) == "\n".join(lines[-3:])
 
 
-def test_the_log_says_what_runs_where_and_tells_no_key(
+def test_the_log_names_binary_command_line_and_ports_but_no_key(
     nearest_repository: RepositoryFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "--http-restricted-api=shared-memory:admin-key=s3cret"
@@ -285,7 +285,9 @@ def test_the_log_says_what_runs_where_and_tells_no_key(
     assert "s3cret" not in messages
 
 
-def test_a_log_that_fails_does_not_stop_the_server(nearest_repository: RepositoryFactory) -> None:
+def test_a_log_function_that_fails_does_not_stop_the_server(
+    nearest_repository: RepositoryFactory,
+) -> None:
     def fails(line: str) -> None:
         raise BrokenPipeError
 
@@ -328,19 +330,21 @@ def test_a_free_port_lost_while_starting_is_replaced(
     assert [r.levelname for r in caplog.records if "Starting again" in r.message] == ["WARNING"]
 
 
-def test_a_server_that_dies_at_start_up_says_why(nearest_repository: RepositoryFactory) -> None:
+def test_the_error_of_a_server_that_dies_at_start_up_names_the_reason(
+    nearest_repository: RepositoryFactory,
+) -> None:
     repository = nearest_repository([X2])
     (repository / X2.name / "1" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ServerStartError, match=r"ended with status 1.*\n(.*\n)*.*model\.onnx"):
         TritonServer(repository).start()
 
 
-def test_an_unknown_flag_says_so(nearest_repository: RepositoryFactory) -> None:
+def test_an_unknown_flag_is_named(nearest_repository: RepositoryFactory) -> None:
     with pytest.raises(ServerStartError, match=r"unrecognized option .--no-such-flag"):
         TritonServer(nearest_repository([X2]), extra_args=("--no-such-flag=1",)).start()
 
 
-def test_a_server_that_takes_too_long_is_given_up_and_leaves_nothing(
+def test_a_server_that_takes_too_long_to_start_is_stopped_and_leaves_nothing(
     nearest_repository: RepositoryFactory,
 ) -> None:
     before = set(threading.enumerate())
@@ -352,7 +356,7 @@ def test_a_server_that_takes_too_long_is_given_up_and_leaves_nothing(
         _ = server.pid
 
 
-def test_a_binary_that_is_no_program_is_refused(nearest_repository: RepositoryFactory) -> None:
+def test_a_binary_that_is_not_a_program_is_rejected(nearest_repository: RepositoryFactory) -> None:
     with pytest.raises(ServerStartError, match="is not a program"):
         TritonServer(nearest_repository([X2]), binary=__file__).start()
 

@@ -1,4 +1,4 @@
-"""``rt4ksr_client.video`` on a real tritonserver with a nearest-neighbour model: the result."""
+"""Videos upscaled through a real tritonserver with a nearest-neighbour model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.server
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
-def test_every_frame_keeps_its_time_where_the_rate_varies(
+def test_every_frame_keeps_its_time_at_a_variable_frame_rate(
     upscaler: Upscaler, tmp_path: Path, suffix: str
 ) -> None:
     source = make_video(tmp_path / f"in.{suffix}", when=uneven)
@@ -60,7 +60,7 @@ def test_times_are_exact_across_segments_with_reordered_frames(
 
 @pytest.mark.parametrize("levels", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", [6, 1], ids=["BT.601", "BT.709"])
-def test_colours_are_the_sources_and_tagged_bt709(
+def test_colours_are_kept_and_tagged_bt709(
     upscaler: Upscaler, tmp_path: Path, matrix: int, levels: int
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=3, colour=(matrix, levels))
@@ -80,7 +80,9 @@ def test_untagged_sd_is_taken_for_bt601(upscaler: Upscaler, tmp_path: Path) -> N
     assert np.abs(centre(decoded(tmp_path / "out.mp4")[0]) - COLOUR).max() <= 3
 
 
-def test_interlaced_is_refused_unless_deinterlaced(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_interlaced_video_is_rejected_unless_deinterlaced(
+    upscaler: Upscaler, tmp_path: Path
+) -> None:
     fields = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
     source = make_video(tmp_path / "in.mp4", frames=10, draw=counted, encoder=fields)
 
@@ -93,7 +95,7 @@ def test_interlaced_is_refused_unless_deinterlaced(upscaler: Upscaler, tmp_path:
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_rotation_is_applied_as_a_player_does(
+def test_rotation_is_applied_as_players_do(
     upscaler: Upscaler, tmp_path: Path, rotation: int
 ) -> None:
     def top_left_is_white(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -117,7 +119,7 @@ def test_rotation_is_applied_as_a_player_does(
     assert np.abs(shown - expected).mean() < 3
 
 
-def test_the_shape_of_pixels_is_kept(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_the_pixel_aspect_ratio_is_kept(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2, aspect=Fraction(16, 11))
 
     upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
@@ -140,7 +142,9 @@ def test_odd_sizes_are_padded_to_what_420_can_hold(
     )
 
 
-def test_10_bit_is_said(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_10_bit_video_is_upscaled_in_8_bits_with_a_warning(
+    upscaler: Upscaler, tmp_path: Path
+) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2, pixel_format="yuv420p10le")
 
     with pytest.warns(PictureWarning, match="10 bits"):
@@ -153,7 +157,7 @@ def test_10_bit_is_said(upscaler: Upscaler, tmp_path: Path) -> None:
     ("tags", "word"),
     [({"transfer": 16}, "PQ"), ({"transfer": 18}, "HLG"), ({"primaries": 9}, "BT.2020")],
 )
-def test_hdr_and_wide_gamut_are_refused(
+def test_hdr_and_wide_gamut_are_rejected(
     upscaler: Upscaler, tmp_path: Path, tags: dict[str, Any], word: str
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2, **tags)
@@ -163,7 +167,7 @@ def test_hdr_and_wide_gamut_are_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_a_part_begins_at_zero_with_its_sound(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_a_part_starts_at_zero_with_its_sound(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=100, sound=True, draw=counted)
     options = VideoOptions(preset="ultrafast", start_s=1.0, end_s=3.0)
 
@@ -219,7 +223,7 @@ def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: 
     assert words == [b"Hello"]
 
 
-def test_the_log_says_what_is_read_copied_and_written(
+def test_the_log_names_what_is_read_copied_and_written(
     upscaler: Upscaler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=10, sound=True)
@@ -235,7 +239,9 @@ def test_the_log_says_what_is_read_copied_and_written(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video" * 50])
-def test_what_is_not_a_video_is_said(upscaler: Upscaler, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_rejected(
+    upscaler: Upscaler, tmp_path: Path, content: bytes
+) -> None:
     source = tmp_path / "in.mp4"
     source.write_bytes(content)
 
@@ -244,7 +250,7 @@ def test_what_is_not_a_video_is_said(upscaler: Upscaler, tmp_path: Path, content
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_a_source_that_was_cut_off_is_said(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_a_truncated_source_is_reported(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", frames=60, draw=counted)
     whole = source.read_bytes()
     source.write_bytes(whole[: len(whole) * 2 // 3])
@@ -253,7 +259,7 @@ def test_a_source_that_was_cut_off_is_said(upscaler: Upscaler, tmp_path: Path) -
         upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
 
 
-def test_an_unknown_format_is_said_before_the_work(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_an_unknown_format_is_rejected_before_the_work(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2)
 
     with pytest.raises(VideoError, match=r"\.mkv"):

@@ -48,7 +48,7 @@ def test_a_resumed_run_gives_the_file_of_an_uninterrupted_one(
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
-def test_resuming_with_other_options_is_refused(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_resuming_with_other_options_is_rejected(upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=10)
 
     def stop(progress: Progress) -> None:
@@ -80,7 +80,7 @@ def wait_for_a_segment(target: Path, program: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_program_leaves_no_file_and_goes_on(
+def test_an_interrupted_run_leaves_no_file_and_can_be_resumed(
     nearest_server: TritonServer, tmp_path: Path, signal_number: int
 ) -> None:
     source, target = make_video(tmp_path / "in.mp4", frames=900, draw=counted), tmp_path / "out.mp4"
@@ -93,10 +93,10 @@ def test_an_interrupted_program_leaves_no_file_and_goes_on(
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert not target.exists()
-    assert_it_goes_on(source, target, nearest_server.grpc_url, frames=900)
+    assert_it_resumes(source, target, nearest_server.grpc_url, frames=900)
 
 
-def assert_it_goes_on(source: Path, target: Path, url: str, *, frames: int) -> None:
+def assert_it_resumes(source: Path, target: Path, url: str, *, frames: int) -> None:
     program = started(source, target, url, "--resume")
     stdout, stderr = program.communicate(timeout=60)
     assert program.returncode == 0, stderr
@@ -126,7 +126,7 @@ def test_a_server_killed_and_started_again_costs_no_frame(
     assert levels == pytest.approx([16 + index * 2 % 224 for index in range(700)], abs=4)
 
 
-def test_a_server_gone_for_good_is_said_and_what_is_done_is_kept(
+def test_a_server_that_does_not_come_back_is_reported_and_finished_segments_are_kept(
     nearest_repository: Callable[[], Path], nearest_server: TritonServer, tmp_path: Path
 ) -> None:
     source, target = make_video(tmp_path / "in.mp4", frames=700, draw=counted), tmp_path / "out.mp4"
@@ -140,7 +140,7 @@ def test_a_server_gone_for_good_is_said_and_what_is_done_is_kept(
     assert "rt4ksr: error: no Triton server answers" in stderr
     assert "--resume continues" in stderr
     assert not target.exists()
-    assert_it_goes_on(source, target, nearest_server.grpc_url, frames=700)
+    assert_it_resumes(source, target, nearest_server.grpc_url, frames=700)
 
 
 def test_sound_is_copied_bit_for_bit_and_does_not_drift(upscaler: Upscaler, tmp_path: Path) -> None:

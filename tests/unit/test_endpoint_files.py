@@ -70,7 +70,7 @@ def test_every_tensor_of_an_ensemble_has_one_type_at_both_ends(
     assert output.name == UPSCALED_PICTURE_NAME
 
 
-def test_each_stage_has_instances_of_its_own_and_more_where_a_gpu_leaves_the_cores_free() -> None:
+def test_stages_have_more_instances_where_a_gpu_leaves_the_cores_free() -> None:
     for name, configs in stage_configs().items():
         counts = {path: config.instance_group[0].count for path, config in configs.items()}
         assert counts["config.pbtxt"] < counts["configs/gpu.pbtxt"], name

@@ -1,4 +1,4 @@
-"""What the endpoint's stages decide by themselves: no tritonserver."""
+"""What the stages of the image endpoint decide by themselves, without a tritonserver."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def encoded(format_name: str, mode: str = "RGB") -> bytes:
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
-def test_a_file_is_told_by_its_content(name: str) -> None:
+def test_the_format_of_a_file_is_recognised_by_its_content(name: str) -> None:
     assert inspect(encoded(name.upper()), Limits()) == name
     assert inspect(encoded(name.upper()) + bytes(9), Limits()) == name
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
-def test_every_beginning_of_a_file_is_refused(name: str) -> None:
+def test_a_file_truncated_anywhere_is_rejected(name: str) -> None:
     data = encoded(name)
     for length in range(len(data)):
         with pytest.raises(PictureError):
             inspect(data[:length], Limits())
 
 
-def test_a_limit_of_bytes_is_kept() -> None:
+def test_the_limit_in_bytes_is_enforced() -> None:
     data = encoded("PNG")
     inspect(data, Limits(max_bytes=len(data)))
 
@@ -49,7 +49,7 @@ def test_a_limit_of_bytes_is_kept() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_px": -1}, {"max_side_px": 0}], ids=str)
-def test_limits_that_nothing_meets_are_refused(limits: dict[str, int]) -> None:
+def test_limits_that_nothing_meets_are_rejected(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         Limits(**limits)
 
@@ -68,14 +68,14 @@ def test_defaults_come_from_the_configuration() -> None:
 @pytest.mark.parametrize(
     "parameters", [{"default_format": "gif"}, {"default_quality_jpeg": "101"}], ids=str
 )
-def test_a_configuration_that_no_request_could_ask_for_is_refused(
+def test_defaults_that_no_request_could_ask_for_are_rejected(
     parameters: dict[str, str],
 ) -> None:
     with pytest.raises(PictureError):
         EncodingDefaults.from_config(parameters)
 
 
-def test_a_sidecar_comes_through_as_it_was() -> None:
+def test_a_sidecar_survives_its_way_through_bytes() -> None:
     alpha = Image.linear_gradient("L").resize((9, 7))
     info: dict[str, object] = {
         "icc_profile": b"\0\xff",
@@ -103,7 +103,7 @@ def test_a_sidecar_of_an_opaque_picture_is_small() -> None:
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
 @pytest.mark.parametrize("size", [(1, 1), (9, 7), (8, 6)])
-def test_padding_is_cut_off_again(size: tuple[int, int], scale: int) -> None:
+def test_padding_is_cropped(size: tuple[int, int], scale: int) -> None:
     width, height = size
     upscaled = np.zeros(((height + height % 2) * scale, (width + width % 2) * scale, 3), np.uint8)
 
@@ -113,7 +113,7 @@ def test_padding_is_cut_off_again(size: tuple[int, int], scale: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(15, 20, 3), (16, 30, 3), (2, 2, 3)], ids=str)
-def test_a_frame_that_is_not_the_pictures_is_refused(shape: tuple[int, ...]) -> None:
+def test_a_frame_of_another_picture_is_rejected(shape: tuple[int, ...]) -> None:
     sidecar = Sidecar(9, 7, SideData(None, False))
 
     with pytest.raises(PictureError, match="does not become"):
@@ -121,9 +121,7 @@ def test_a_frame_that_is_not_the_pictures_is_refused(shape: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("stage", ["decode", "encode"])
-def test_where_the_package_is_missing_the_model_says_what_to_install(
-    root: Path, stage: str
-) -> None:
+def test_a_stage_without_the_package_says_what_to_install(root: Path, stage: str) -> None:
     program = root / "model_repository" / f"rt4ksr_{stage}" / "1" / "model.py"
 
     ended = subprocess.run(
@@ -134,7 +132,7 @@ def test_where_the_package_is_missing_the_model_says_what_to_install(
     assert "the image endpoint needs rt4ksr_server: install rt4ksr-triton" in ended.stderr
 
 
-def test_the_stages_load_nothing_but_what_they_need() -> None:
+def test_the_stages_import_only_what_they_need() -> None:
     program = (
         "import json, sys, types\n"
         "sys.modules['triton_python_backend_utils'] = types.ModuleType('pb')\n"

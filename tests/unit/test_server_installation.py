@@ -10,7 +10,7 @@ import pytest
 from rt4ksr_server.installation import Installation
 
 
-def test_a_tritonserver_on_the_path_comes_first_and_is_left_as_it_is(
+def test_a_tritonserver_on_the_path_takes_precedence_and_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     binary = tmp_path / "tritonserver"
@@ -23,7 +23,7 @@ def test_a_tritonserver_on_the_path_comes_first_and_is_left_as_it_is(
     assert found.environment(tmp_path) == dict(os.environ)
 
 
-def test_the_wheel_is_recognised_by_its_binary_too() -> None:
+def test_the_binary_of_the_wheel_is_recognised() -> None:
     by_default = Installation.find()
     assert by_default.wheel is not None
     assert Installation.find(by_default.binary) == by_default

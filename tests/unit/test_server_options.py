@@ -41,7 +41,7 @@ def test_every_service_is_bound_to_the_given_address_only(repository: Path) -> N
     assert "--exit-timeout-secs=7" in flags
 
 
-def test_a_service_that_is_not_wanted_is_turned_off_and_extra_flags_come_last(
+def test_a_service_without_a_port_is_turned_off_and_extra_flags_come_last(
     repository: Path,
 ) -> None:
     extra = options(repository, wanted_ports={"grpc": 0}, extra_args=("--log-verbose=1",))
@@ -49,7 +49,7 @@ def test_a_service_that_is_not_wanted_is_turned_off_and_extra_flags_come_last(
     assert flags[-3:] == ["--allow-http=false", "--allow-metrics=false", "--log-verbose=1"]
 
 
-def test_models_that_are_chosen_are_loaded_and_no_other(repository: Path) -> None:
+def test_only_the_chosen_models_are_loaded(repository: Path) -> None:
     flags = options(repository, models=("model",)).arguments("name", "name-", {})
 
     assert flags[-2:] == ["--model-control-mode=explicit", "--load-model=model"]
@@ -57,7 +57,7 @@ def test_models_that_are_chosen_are_loaded_and_no_other(repository: Path) -> Non
         options(repository, models=("model", "other"))
 
 
-def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_repository_is_rejected_by_name(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for path, reason in (
@@ -78,14 +78,14 @@ def test_a_folder_that_is_no_model_repository_is_named(tmp_path: Path) -> None:
         ({"extra_args": ("--http-port=1",)}, "--http-port=1: use the argument"),
     ],
 )
-def test_arguments_that_cannot_work_are_refused(
+def test_arguments_that_cannot_work_are_rejected(
     repository: Path, changes: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(ServerStartError, match=reason):
         options(repository, **changes)
 
 
-def test_a_server_that_was_not_started_says_so(repository: Path) -> None:
+def test_a_server_that_was_not_started_has_no_log_and_no_address(repository: Path) -> None:
     server = TritonServer(repository)
     server.stop()
     with pytest.raises(ServerError, match="has not been started"):
@@ -94,7 +94,7 @@ def test_a_server_that_was_not_started_says_so(repository: Path) -> None:
         _ = server.grpc_url
 
 
-def test_the_repository_in_the_current_folder_comes_before_the_shipped_one(
+def test_the_repository_in_the_current_folder_takes_precedence_over_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def test_the_help_of_serve_shows_how_to_pass_flags_on() -> None:
     assert "\n    rt4ksr serve --grpc-port 9001 -- --log-verbose=1\n" in result.output
 
 
-def test_a_bad_repository_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+def test_a_bad_repository_is_an_error_of_one_line_without_a_traceback(tmp_path: Path) -> None:
     command = "from rt4ksr_client.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", command, "serve", f"--model-repository={tmp_path / 'nowhere'}"],
