@@ -42,21 +42,25 @@ _UNUSED = re.compile(r"^(gamma$|hfb\.)")
 """The authors' high-frequency branch: computed, then discarded; absent from our form."""
 
 
-def load_network(path: str | os.PathLike[str]) -> RT4KSR:
+def load_network(path: str | os.PathLike[str], *, scale: int | None = None) -> RT4KSR:
     """Read a ``.pth``, ``.pt`` or ``.safetensors`` file; float32, on the CPU, in eval mode.
 
     Raises:
         CheckpointError: the file is missing, truncated, not a checkpoint, would run code, or its
-            weights are not RT4KSR's.
+            weights are not RT4KSR's, or not those for ``scale``.
 
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
-        return network_from_state(read_state(path))
+        network = network_from_state(read_state(path))
     except CheckpointError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
+    found = network.architecture.scale
+    if scale not in (None, found):
+        raise CheckpointError(f"{path}: these weights are for x{found}, not x{scale}")
+    return network
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:

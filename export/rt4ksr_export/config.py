@@ -106,8 +106,8 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         backend="onnxruntime",
         max_batch_size=MAX_BATCH_SIZE,
         # Every dimension except the channels is dynamic, as in the graph.
-        input=[frames_tensor(schema.ModelInput, INPUT_NAME)],
-        output=[frames_tensor(schema.ModelOutput, OUTPUT_NAME)],
+        input=[_frames_tensor(schema.ModelInput, INPUT_NAME)],
+        output=[_frames_tensor(schema.ModelOutput, OUTPUT_NAME)],
         # KIND_AUTO uses a GPU if there is one. One instance: a second one is a second TensorRT
         # context, and Triton would make two on a CPU.
         instance_group=[
@@ -116,13 +116,13 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         version_policy=schema.ModelVersionPolicy(
             latest=schema.ModelVersionPolicy.Latest(num_versions=1)
         ),
-        dynamic_batching=bounded_batching(MAX_QUEUE_DELAY_US),
+        dynamic_batching=_bounded_batching(MAX_QUEUE_DELAY_US),
     )
     warmup = config.model_warmup.add(name="one_frame", batch_size=1)
     warmup.inputs[INPUT_NAME].data_type = schema.TYPE_UINT8
     warmup.inputs[INPUT_NAME].dims.extend([WARMUP_SIDE_PX, WARMUP_SIDE_PX, CHANNELS])
     warmup.inputs[INPUT_NAME].random_data = True
-    set_parameters(config, parameters)
+    _set_parameters(config, parameters)
     return config
 
 
@@ -165,22 +165,22 @@ def tensorrt_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Mo
 
 def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
     """Return the configurations of the image endpoint's stages, by stage and path."""
-    decode = stage_config(DECODE_STAGE)
-    decode.input.append(pictures_tensor(schema.ModelInput, PICTURE_NAME))
-    decode.output.append(frames_tensor(schema.ModelOutput, INPUT_NAME))
-    decode.output.append(pictures_tensor(schema.ModelOutput, SIDECAR_NAME))
+    decode = _stage_config(DECODE_STAGE)
+    decode.input.append(_pictures_tensor(schema.ModelInput, PICTURE_NAME))
+    decode.output.append(_frames_tensor(schema.ModelOutput, INPUT_NAME))
+    decode.output.append(_pictures_tensor(schema.ModelOutput, SIDECAR_NAME))
     limits = {Parameter.MAX_PICTURE_BYTES: MAX_PICTURE_BYTES, Parameter.MAX_INPUT_PX: MAX_INPUT_PX}
-    set_parameters(decode, limits)
+    _set_parameters(decode, limits)
 
-    encode = stage_config(ENCODE_STAGE)
-    encode.input.append(frames_tensor(schema.ModelInput, OUTPUT_NAME))
-    encode.input.append(pictures_tensor(schema.ModelInput, SIDECAR_NAME))
-    encode.output.append(pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME))
-    set_parameters(encode, {Parameter.DEFAULT_FORMAT: DEFAULT_PICTURE_FORMAT})
+    encode = _stage_config(ENCODE_STAGE)
+    encode.input.append(_frames_tensor(schema.ModelInput, OUTPUT_NAME))
+    encode.input.append(_pictures_tensor(schema.ModelInput, SIDECAR_NAME))
+    encode.output.append(_pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME))
+    _set_parameters(encode, {Parameter.DEFAULT_FORMAT: DEFAULT_PICTURE_FORMAT})
     for name in PICTURE_FORMATS:
         options = FORMATS[name.upper()]
         if "quality" in options:
-            set_parameters(encode, {Parameter.DEFAULT_QUALITY + name: options["quality"]})
+            _set_parameters(encode, {Parameter.DEFAULT_QUALITY + name: options["quality"]})
 
     configs: dict[str, dict[str, schema.ModelConfig]] = {DECODE_STAGE: {}, ENCODE_STAGE: {}}
     for stage, instances in ((decode, DECODE_INSTANCES), (encode, ENCODE_INSTANCES)):
@@ -190,12 +190,12 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
             config.instance_group[0].count = count
             if stage is decode and path != CONFIG_NAME:
                 # TensorRT would reject a longer side with a less helpful message.
-                set_parameters(config, {Parameter.MAX_SIDE: MAX_SIDE_PX})
+                _set_parameters(config, {Parameter.MAX_SIDE: MAX_SIDE_PX})
             configs[stage.name][path] = config
     return configs
 
 
-def stage_config(name: str) -> schema.ModelConfig:
+def _stage_config(name: str) -> schema.ModelConfig:
     """Return what the configurations of both stages have in common."""
     config = schema.ModelConfig(
         name=name,
@@ -203,9 +203,9 @@ def stage_config(name: str) -> schema.ModelConfig:
         max_batch_size=MAX_BATCH_SIZE,
         instance_group=[schema.ModelInstanceGroup(kind=schema.ModelInstanceGroup.KIND_CPU)],
         # Batching has no advantage here, but brings the bounded queue.
-        dynamic_batching=bounded_batching(),
+        dynamic_batching=_bounded_batching(),
     )
-    set_parameters(config, {Parameter.PROJECT_VERSION: rt4ksr_client.__version__})
+    _set_parameters(config, {Parameter.PROJECT_VERSION: rt4ksr_client.__version__})
     return config
 
 
@@ -218,8 +218,8 @@ def endpoint_config(model: str, parameters: Mapping[str, str]) -> schema.ModelCo
         name=image_endpoint(model),
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
-        input=[pictures_tensor(schema.ModelInput, PICTURE_NAME)],
-        output=[pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME)],
+        input=[_pictures_tensor(schema.ModelInput, PICTURE_NAME)],
+        output=[_pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME)],
     )
     steps = (
         (DECODE_STAGE, (PICTURE_NAME,), (INPUT_NAME, SIDECAR_NAME)),
@@ -231,7 +231,7 @@ def endpoint_config(model: str, parameters: Mapping[str, str]) -> schema.ModelCo
         step.input_map.update({tensor: tensor for tensor in inputs})
         step.output_map.update({tensor: tensor for tensor in outputs})
     public = (Parameter.SCALE, Parameter.WEIGHTS_SHA256, Parameter.PROJECT_VERSION)
-    set_parameters(config, {key: parameters[key] for key in public})
+    _set_parameters(config, {key: parameters[key] for key in public})
     return config
 
 
@@ -241,13 +241,13 @@ def config_text(config: schema.ModelConfig) -> str:
     return text
 
 
-def set_parameters(config: schema.ModelConfig, values: Mapping[str, str | int]) -> None:
+def _set_parameters(config: schema.ModelConfig, values: Mapping[str, str | int]) -> None:
     """Add ``values`` to the parameters of ``config``."""
     for key, value in values.items():
         config.parameters[key].string_value = str(value)
 
 
-def bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
+def _bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
     """Return dynamic batching with a queue that rejects requests when it is full or too slow."""
     return schema.ModelDynamicBatching(
         max_queue_delay_microseconds=max_delay_us,
@@ -262,11 +262,11 @@ def bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
 TensorKind = type[schema.ModelInput] | type[schema.ModelOutput]
 
 
-def frames_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
+def _frames_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
     """Return an input or output of uint8 ``(H, W, 3)`` a frame."""
     return kind(name=name, data_type=schema.TYPE_UINT8, dims=[-1, -1, CHANNELS])
 
 
-def pictures_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
+def _pictures_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
     """Return an input or output of one encoded picture, or of its sidecar."""
     return kind(name=name, data_type=schema.TYPE_STRING, dims=[1])

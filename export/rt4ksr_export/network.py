@@ -1,7 +1,7 @@
-"""RT4KSR in its two forms: :class:`RT4KSR`, which is trained, and :class:`FusedRT4KSR`.
+"""RT4KSR in its two forms: :class:`RT4KSR` for training, and :class:`FusedRT4KSR` for serving.
 
-Zamfir, Conde, Timofte, "Towards Real-Time 4K Image Super-Resolution", CVPRW 2023. Both forms are
-the same function; :func:`rt4ksr_export.fusion.fuse` turns the first into the second. Parameter
+Zamfir, Conde, Timofte, "Towards Real-Time 4K Image Super-Resolution", CVPRW 2023. Both compute the
+same function; :func:`rt4ksr_export.fusion.fuse` turns the first into the second. Parameter
 names of :class:`RT4KSR` are those of the authors' checkpoints.
 
 Both take a 4D tensor of shape ``(N, 3, H, W)``, RGB in [0, 1], H and W even, and return
@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["RT4KSR", "Architecture", "FusedRT4KSR", "RepConv"]
+__all__ = [
+    "RT4KSR",
+    "Architecture",
+    "FusedRT4KSR",
+    "RepConv",
+    "parameter_count",
+    "upscale_pixels",
+]
 
 UNSHUFFLE = 2
 NORM_EPS = 1e-6
@@ -24,7 +33,7 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Architecture:
-    """Hyperparameters of the network; all of them show in the shapes of the weights."""
+    """Hyperparameters of the network; the shapes of the weights determine all of them."""
 
     scale: int
     features: int = 24
@@ -32,7 +41,7 @@ class Architecture:
     expansion: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse values no network can have."""
+        """Reject values no network can have."""
         for field in ("scale", "features", "blocks", "expansion"):
             value = getattr(self, field)
             if value < 1:
@@ -55,10 +64,10 @@ class Architecture:
 
     @property
     def halo_px(self) -> int:
-        """Even margin of input pixels that decides an output pixel.
+        """Even number of input pixels around an output pixel that it depends on.
 
-        Head, blocks, tail and upsampler reach one unshuffled pixel each, and the pixel that an
-        output pixel comes from may lie at either side of its unshuffled one.
+        Head, blocks, tail and upsampler reach one unshuffled pixel each, and the input pixel below
+        an output pixel may lie at either side of its unshuffled one.
         """
         return UNSHUFFLE * (self.blocks + 3) + UNSHUFFLE
 
@@ -78,8 +87,8 @@ class RepConv(nn.Module):
     """A 3x3 convolution in its reparameterizable form (the authors' ``ResBlock``).
 
     1x1 expand, 3x3 with an identity around it, 1x1 reduce, and an identity around all. The 3x3
-    is padded with the expand's bias, which is what expanding a zero gives; that is why the whole
-    is one zero-padded 3x3 convolution, exactly, borders included.
+    is padded with the expand's bias, which is what expanding a zero gives. The block is therefore
+    exactly one zero-padded 3x3 convolution, borders included.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -111,7 +120,7 @@ class RepBlock(nn.Module):
 
 
 class RT4KSR(nn.Module):
-    """The form that is trained: every fusable convolution expanded."""
+    """The training form: every fusable convolution is expanded."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -131,7 +140,7 @@ class RT4KSR(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """Norm and one 3x3 convolution; the activation is the network's business."""
+    """Norm and one 3x3 convolution; the network applies the activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -145,7 +154,7 @@ class FusedBlock(nn.Module):
 
 
 class FusedRT4KSR(nn.Module):
-    """The form that is served: seven 3x3 convolutions for the usual four blocks."""
+    """The served form: seven 3x3 convolutions for the usual four blocks."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -164,5 +173,14 @@ class FusedRT4KSR(nn.Module):
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of trainable numbers in ``module``."""
+    """Number of trainable values in ``module``."""
     return sum(torch.numel(p) for p in module.parameters())
+
+
+def upscale_pixels(network: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Run ``network`` on uint8 ``(H, W, 3)``, H and W even; rounds half to even, as served."""
+    batch = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        raw = network(batch)[0].permute(1, 2, 0)
+    upscaled: NDArray[np.uint8] = (raw.clamp(0, 1) * 255).round().byte().numpy()
+    return upscaled

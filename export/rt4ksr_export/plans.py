@@ -121,12 +121,11 @@ def build_plan(
     """
     compiler = Compiler(target)
     folder = repository / spec.name / VERSION
-    graph_path = folder / GRAPHS[precision]
+    graph_path, plan_path = folder / GRAPHS[precision], folder / PLANS[target]
     try:
         graph = graph_path.read_bytes()
     except OSError as exc:
         raise ExportError(f"{graph_path}: cannot be read: {exc.strerror}") from exc
-    plan_path = folder / PLANS[target]
     identity = PlanIdentity(
         model=spec.name,
         onnx_sha256=sha256(graph),
@@ -137,27 +136,38 @@ def build_plan(
         profile=Profile.of(spec),
     )
     if plan_path.exists() and not force:
-        found = read_identity(plan_path)
-        if found == identity:
-            return BuiltPlan(plan_path, identity, built=False, agreement=None)
-        difference = "its origin is unknown"
-        if found is not None:
-            difference = f"it was built for something else ({identity.difference(found)})"
-        raise ExportError(f"{plan_path} exists and {difference}: --force replaces it")
+        _require_identity(plan_path, identity)
+        return BuiltPlan(plan_path, identity, built=False, agreement=None)
     cache_path = folder / f"{plan_path.name}.timing"
     timing_cache = cache_path.read_bytes() if cache_path.is_file() else b""
     _log.info("%s: compiling %s for %s", spec.name, graph_path.name, target.value)
     plan, timings = compiler.compile(graph, identity.profile, timing_cache)
     agreement = compare_plan(compiler, plan, graph, identity.profile)
-    # The plan last: a plan without its identity would be of unknown origin.
-    files = {sidecar_path(plan_path): identity.text().encode(), plan_path: plan}
-    for path, content in ({cache_path: timings} | files if timings else files).items():
-        try:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
-        except OSError as exc:
-            raise ExportError(f"{path}: cannot be written: {exc.strerror}") from exc
+    if timings:
+        _write(cache_path, timings)
+    # The plan last: without its identity it would be of unknown origin.
+    _write(sidecar_path(plan_path), identity.text().encode())
+    _write(plan_path, plan)
     return BuiltPlan(plan_path, identity, built=True, agreement=agreement)
+
+
+def _require_identity(plan: Path, identity: PlanIdentity) -> None:
+    """Raise :class:`ExportError` if ``plan``, which exists, has another identity."""
+    found = read_identity(plan)
+    if found == identity:
+        return
+    difference = "its origin is unknown"
+    if found is not None:
+        difference = f"it was built for something else ({identity.difference(found)})"
+    raise ExportError(f"{plan} exists and {difference}: --force replaces it")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as exc:
+        raise ExportError(f"{path}: cannot be written: {exc.strerror}") from exc
 
 
 def compare_plan(

@@ -46,7 +46,6 @@ __all__ = [
     "BuiltModel",
     "Export",
     "build_model",
-    "current_plans",
     "endpoint_files",
     "export_model",
     "publish",
@@ -128,7 +127,7 @@ def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike
     agreement, half_agreement = verify(full, network), verify_half(half, full)
     files = model.files()
     graphs = [files[f"{VERSION}/{name}"] for name in GRAPHS.values()]
-    plans, dropped = current_plans(repository / spec.name, graphs)
+    plans, dropped = _current_plans(repository / spec.name, graphs)
     publish(files | plans, repository, spec.name)
     for stage, content in stage_files().items():
         publish(content, repository, stage)
@@ -185,7 +184,7 @@ def stage_files() -> dict[str, dict[str, bytes]]:
     return folders
 
 
-def current_plans(
+def _current_plans(
     model_folder: Path, graphs: Iterable[bytes]
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the files of the plans built from ``graphs``, and the names of outdated plans."""

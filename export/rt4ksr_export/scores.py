@@ -1,8 +1,8 @@
-"""PSNR and SSIM as the field counts them.
+"""PSNR and SSIM by the conventions of super-resolution papers.
 
-8-bit values; ``border`` pixels cut off at each side (twice the scale here); luma is Y of BT.601 in
-limited range (16..235). SSIM as in Wang et al. 2004: Gaussian window, sigma 1.5, population
-covariance; of RGB, the mean over the channels.
+8-bit values; ``border`` pixels at each side (twice the scale here) are not scored; luma is Y of
+BT.601 in limited range (16..235). SSIM as in Wang et al. 2004: Gaussian window, sigma 1.5,
+population covariance; of RGB, the mean over the channels.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _BT601 = np.array([65.481, 128.553, 24.966]) / 255
 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return Y of BT.601, limited range, as float, of uint8 RGB ``(H, W, 3)``."""
+    """Return Y of BT.601, limited range, as float ``(H, W)``, of uint8 RGB ``(H, W, 3)``."""
     y: NDArray[np.float64] = 16.0 + pixels.astype(np.float64) @ _BT601
     return y
 
 
 def psnr_db(true: NDArray[Any], test: NDArray[Any], border: int) -> float:
     """Peak signal-to-noise ratio in dB of two pictures on the 0..255 scale."""
-    true, test = _cut(true, border), _cut(test, border)
+    true, test = _crop_border(true, border), _crop_border(test, border)
     if np.array_equal(true, test):
         return float("inf")
     return float(peak_signal_noise_ratio(true, test, data_range=255))
@@ -36,8 +36,8 @@ def ssim(true: NDArray[Any], test: NDArray[Any], border: int) -> float:
     """Structural similarity, at most 1, of two pictures on the 0..255 scale."""
     return float(
         structural_similarity(
-            _cut(true, border),
-            _cut(test, border),
+            _crop_border(true, border),
+            _crop_border(test, border),
             data_range=255,
             gaussian_weights=True,
             sigma=1.5,
@@ -47,5 +47,6 @@ def ssim(true: NDArray[Any], test: NDArray[Any], border: int) -> float:
     )
 
 
-def _cut(pixels: NDArray[Any], border: int) -> NDArray[Any]:
+def _crop_border(pixels: NDArray[Any], border: int) -> NDArray[Any]:
+    """Return ``(H, W)`` or ``(H, W, C)`` without ``border`` pixels at each side."""
     return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]

@@ -94,7 +94,7 @@ class Compiler:
         self.target = target
         self.trt = load_library(target)
         self.version: str = self.trt.__version__
-        self.logger = library_logger(target)
+        self.logger = _library_logger(target)
         self.has_timings = target is Target.TENSORRT
 
     def compile(
@@ -113,7 +113,7 @@ class Compiler:
         try:
             builder = trt.Builder(self.logger)
         except TypeError as exc:  # what the bindings make of a null pointer
-            raise ExportError(f"{self.target.value} cannot start: {self.reason()}") from exc
+            raise ExportError(f"{self.target.value} cannot start: {self._reason()}") from exc
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self.logger)
         if not parser.parse(graph):
@@ -131,11 +131,11 @@ class Compiler:
                 config.set_timing_cache(config.create_timing_cache(b""), False)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise ExportError(f"{self.target.value} cannot compile the graph: {self.reason()}")
+            raise ExportError(f"{self.target.value} cannot compile the graph: {self._reason()}")
         timings = bytes(config.get_timing_cache().serialize()) if self.has_timings else b""
         return bytes(plan), timings
 
-    def reason(self) -> str:
+    def _reason(self) -> str:
         """Return the errors that the library has logged since the last compilation began."""
         return "; ".join(self.logger.errors) or "it gives no reason"
 
@@ -198,7 +198,7 @@ def load_library(target: Target) -> Any:
 
 
 @functools.cache
-def library_logger(target: Target) -> Any:
+def _library_logger(target: Target) -> Any:
     """Return the one logger of a library: TensorRT keeps the first it is given.
 
     Its messages go to :mod:`logging`; ``errors`` has those that are errors.

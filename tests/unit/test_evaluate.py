@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client.cli import main
-from rt4ksr_export.evaluate import FRAMES, bicubic, evaluate, pairs, summary_table
+from rt4ksr_export.evaluation import FRAMES, bicubic, evaluate, pairs, summary_table
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
 from rt4ksr_client.cli import main
 from rt4ksr_client.contract import MODELS
 from rt4ksr_export.checkpoint import save_network
+from rt4ksr_export.cli.evaluate import evaluate_command
+from rt4ksr_export.cli.export import export
+from rt4ksr_export.cli.train import train
 from rt4ksr_export.network import RT4KSR, Architecture
 
 
@@ -32,11 +36,15 @@ def test_a_checkpoint_becomes_a_repository(
     assert "raw float off by at most" in capsys.readouterr().out
 
 
-def test_what_users_of_the_public_fork_type_is_accepted(tmp_path: Path) -> None:
-    fork_options = ["--checkpoint-id", "rt4ksr_x2", "--scale", "2", "--arch", "rt4ksr_rep"]
-
-    assert run("export", *fork_options, "--is-train", "--rep", "-o", tmp_path) == 0
+def test_shipped_weights_are_exported_by_their_id(tmp_path: Path) -> None:
+    """As users of other RT4KSR exporters type it."""
+    assert run("export", "--checkpoint-id", "rt4ksr_x2", "--scale", "2", "-o", tmp_path) == 0
     assert (tmp_path / "rt4ksr_x2/1/model.onnx").is_file()
+
+
+def test_no_option_is_hidden() -> None:
+    for command in (export, train, evaluate_command):
+        assert not [p.name for p in command.params if isinstance(p, click.Option) and p.hidden]
 
 
 def test_a_plan_is_built_from_what_is_in_the_repository_and_named_when_it_is_lost(
@@ -56,7 +64,7 @@ def test_a_plan_is_built_from_what_is_in_the_repository_and_named_when_it_is_los
     assert "model.rtx: built with tensorrt_rtx" in capsys.readouterr().out
 
     assert run("export", "--weights", tmp_path / "3.safetensors", "-o", out) == 0
-    assert "model.rtx was of another graph and is gone" in capsys.readouterr().err
+    assert "removed model.rtx, which was built from another graph" in capsys.readouterr().err
     assert not (out / "rt4ksr_x2/1/model.rtx").exists()
 
 

@@ -13,19 +13,18 @@ from PIL import Image
 from rt4ksr_client.cli import main
 from rt4ksr_client.errors import CheckpointError, PictureError
 from rt4ksr_export.checkpoint import load_network, weights_sha256
+from rt4ksr_export.degradations import PRESETS, Degradation, Video, downscale
 from rt4ksr_export.network import RT4KSR, Architecture
-from rt4ksr_export.training.degradations import PRESETS, Degradation, Video, downscale
-from rt4ksr_export.training.initialization import initial_network
-from rt4ksr_export.training.loop import Trainer
-from rt4ksr_export.training.pictures import (
+from rt4ksr_export.pictures import (
     PairSource,
     find_pictures,
     load_pictures,
     sizes_to_train_on,
 )
+from rt4ksr_export.training.initialization import initial_network
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
-from rt4ksr_export.training.validation import Validation
+from rt4ksr_export.training.trainer import Trainer, Validation
 
 SMALL: dict[str, Any] = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
 
@@ -230,6 +229,19 @@ def test_video_takes_odd_sizes_and_gets_worse_with_the_rate_factor(
 
     assert errors[0] < errors[1]
     assert errors[0] < 8
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("size", [(217, 305), (390, 385)])
+def test_a_picture_of_any_size_is_validated(
+    scale: int, size: tuple[int, int], photograph: Path
+) -> None:
+    height, width = size
+    picture = np.asarray(Image.open(photograph))[:height, :width]
+
+    validation = Validation([picture], PRESETS["clean"], scale, seed=1)
+
+    assert 20 < validation.bicubic_psnr_db < 60
 
 
 def test_unusable_pictures_are_said_and_the_rest_is_used(photographs: Path, tmp_path: Path) -> None:

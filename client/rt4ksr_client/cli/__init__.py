@@ -59,13 +59,14 @@ COMMANDS = {
     ),
     "serve": CommandRow("rt4ksr_server.cli", "serve", "server", "Run a Triton server."),
     "export": CommandRow(
-        "rt4ksr_export.cli", "export", "export", "Export weights as a Triton model repository."
+        "rt4ksr_export.cli.export",
+        "export",
+        "export",
+        "Export weights as a Triton model repository.",
     ),
-    "train": CommandRow(
-        "rt4ksr_export.training.cli", "train", "train", "Train or fine-tune weights."
-    ),
+    "train": CommandRow("rt4ksr_export.cli.train", "train", "train", "Train or fine-tune weights."),
     "evaluate": CommandRow(
-        "rt4ksr_export.evaluate_cli",
+        "rt4ksr_export.cli.evaluate",
         "evaluate_command",
         "train",
         "Measure PSNR and SSIM of weights or of a server.",

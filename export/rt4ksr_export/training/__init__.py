@@ -1,8 +1,6 @@
 """Training: a folder of pictures and a recipe to weights.
 
-The data flow, module by module:
-
-``pictures`` (a folder, decoded) and ``degradations`` (how low resolution comes about) give pairs;
-``initialization`` gives the first network; ``loop`` trains it by a ``recipe`` and keeps its
-``run``, from which an interrupted training goes on.
+:mod:`rt4ksr_export.pictures` and :mod:`rt4ksr_export.degradations` give pairs of small and large
+patches; ``initialization`` gives the first network; ``trainer`` trains it by a ``recipe`` with the
+optimizer ``soap``, and keeps its state in a ``run``, from which an interrupted training resumes.
 """

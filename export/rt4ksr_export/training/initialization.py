@@ -1,11 +1,11 @@
-"""A first network that already upscales about as bicubic interpolation does.
+"""Initial weights that already upscale about as well as bicubic interpolation.
 
 The network has no path around its norms, so a random start spends its first thousands of
-iterations on learning to let a picture through. Here the twelve unshuffled pixels travel in the
-first features; *anchors*, features with a large constant, keep the norm's mean and deviation all
-but constant, so that it is undone by a constant gain; the bias keeps the pixels where GELU is
-nearly linear; the remaining features start at the bend of GELU with small random weights, free to
-learn. The upsampler starts as Keys' cubic kernel (a = -0.5, Pillow's bicubic).
+iterations on learning to pass a picture through. Here the first features carry the twelve
+unshuffled pixels. *Anchors*, features with a large constant, keep the norm's mean and deviation
+nearly constant, so that a constant gain undoes it. The bias keeps the pixels where GELU is nearly
+linear. The remaining features start at the bend of GELU with small random weights, free to learn.
+The upsampler starts as Keys' cubic kernel (a = -0.5, Pillow's bicubic).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from rt4ksr_export.network import RT4KSR, UNSHUFFLE, Architecture
 
-__all__ = ["initial_network"]
+__all__ = ["cubic_upsampler", "initial_network"]
 
 ANCHOR = 3.0
 """Value of an anchor, and offset of a pixel: GELU(3) = 2.996."""
 
 QUIET, LIVELY = 0.02, 0.3
-"""Factors on the default random weights: of what carries pixels, and of what is free."""
+"""Factors on the default random weights of the features that carry pixels, and of the free ones."""
 
 
 def initial_network(architecture: Architecture, seed: int) -> RT4KSR:
@@ -38,11 +38,12 @@ def initial_network(architecture: Architecture, seed: int) -> RT4KSR:
         network = RT4KSR(architecture)
     if architecture.features >= architecture.unshuffled_channels + 2:
         with torch.no_grad():
-            _let_pixels_through(network)
+            _pass_pixels(network)
     return network
 
 
-def _let_pixels_through(network: RT4KSR) -> None:
+def _pass_pixels(network: RT4KSR) -> None:
+    """Set the weights of ``network`` so that it upscales by cubic interpolation."""
     a = network.architecture
     weights = dict(network.named_parameters())
     pixels = slice(0, a.unshuffled_channels)
@@ -77,9 +78,9 @@ def _let_pixels_through(network: RT4KSR) -> None:
 def _subtract_anchors(
     weights: Mapping[str, Tensor], conv: str, anchors: slice, free: slice
 ) -> Tensor:
-    """Make ``conv`` the identity less the anchors' mean, which undoes what the norm subtracted.
+    """Make ``conv`` the identity minus the anchors' mean, which undoes what the norm subtracted.
 
-    Returns its output bias, to be set.
+    Returns its output bias, which the caller sets.
     """
     expand, feature, reduce = (
         weights[f"{conv}.{part}.weight"] for part in ("expand_conv", "fea_conv", "reduce_conv")
@@ -104,7 +105,9 @@ def cubic_upsampler(scale: int) -> Tensor:
     for position in range(side):
         centre = (position + 0.5) / scale - 0.5
         for pixel in range(-UNSHUFFLE, 2 * UNSHUFFLE):
-            along[position, pixel % UNSHUFFLE, pixel // UNSHUFFLE + 1] = _keys(centre - pixel)
+            along[position, pixel % UNSHUFFLE, pixel // UNSHUFFLE + 1] = _keys_kernel(
+                centre - pixel
+            )
     plane = torch.einsum("ipy,jqx->ijpqyx", along, along).reshape(side**2, UNSHUFFLE**2, 3, 3)
     weight = torch.zeros(3, side**2, 3, UNSHUFFLE**2, 3, 3)
     for colour in range(3):
@@ -112,7 +115,7 @@ def cubic_upsampler(scale: int) -> Tensor:
     return weight.reshape(3 * side**2, 3 * UNSHUFFLE**2, 3, 3)
 
 
-def _keys(distance: float, a: float = -0.5) -> float:
+def _keys_kernel(distance: float, a: float = -0.5) -> float:
     """Keys, "Cubic convolution interpolation for digital image processing", 1981."""
     t = abs(distance)
     if t <= 1:

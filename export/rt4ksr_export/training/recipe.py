@@ -1,4 +1,4 @@
-"""Everything that decides what a training gives, in one small TOML file."""
+"""Every setting that determines the result of a training, in one small TOML file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rt4ksr_client.errors import CheckpointError
-from rt4ksr_export.training.degradations import PRESETS
+from rt4ksr_export.degradations import PRESETS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,15 +23,15 @@ __all__ = ["Recipe", "load_recipe"]
 class Recipe:
     """How a network is trained.
 
-    ``degrade``: a name of ``degradations.PRESETS``. ``iterations`` of ``batch_size`` patches of
-    ``patch_px`` x ``patch_px`` small pixels; from ``large_patch_from`` (a share of the
-    iterations) on they are ``large_patch_px``. The loss is the mean absolute difference, from
-    ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches,
-    for which smooth ones count as much as those full of detail; above ``psnr_floor_db`` a patch
-    counts by its square error, as there is little left to gain. The learning rate warms up over
-    ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and falls
-    as a cosine to a hundredth. ``ema_decay``: of the average of the weights, which is what is
-    kept as the result. ``clip_norm`` bounds the gradient.
+    ``degrade`` is a name of ``degradations.PRESETS``. There are ``iterations`` of ``batch_size``
+    patches of ``patch_px`` x ``patch_px`` small pixels; from ``large_patch_from`` on (a share of
+    the iterations) they have ``large_patch_px``. The loss is the mean absolute difference, from
+    ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches, in
+    which smooth patches count as much as detailed ones; above ``psnr_floor_db`` a patch counts by
+    its square error, as there is little left to gain. The learning rate warms up over ``warmup``
+    iterations, is constant until ``decay_from`` (a share of the iterations), and then falls as a
+    cosine to a hundredth. The result is the exponential average of the weights, with
+    ``ema_decay``. ``clip_norm`` bounds the gradient.
     """
 
     scale: int
@@ -52,7 +52,7 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be trained with."""
+        """Reject values that cannot be trained with."""
         for name in ("scale", "iterations", "batch_size", "patch_px", "large_patch_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -82,7 +82,7 @@ class Recipe:
         return self.large_patch_px if late else self.patch_px
 
     def loss_at(self, iteration: int) -> str:
-        """Which loss counts: ``l1``, ``l2`` or ``psnr``."""
+        """The loss of an iteration: ``l1``, ``l2`` or ``psnr``."""
         if iteration >= self.psnr_from * self.iterations:
             return "psnr"
         return "l2" if iteration >= self.l2_from * self.iterations else "l1"
@@ -93,7 +93,7 @@ class Recipe:
 
 
 def load_recipe(path: Path | None, **overrides: Any) -> Recipe:
-    """Read a recipe; ``overrides`` that are not None count more than the file.
+    """Read a recipe; ``overrides`` that are not None take precedence over the file.
 
     Raises:
         CheckpointError: the file is missing or malformed, or a value makes no sense.

@@ -1,4 +1,4 @@
-"""A training's folder: its state, its log, its plot and its preview; each file whole or as it was.
+"""The folder of a training: state, log, plot and preview; each file is complete or as it was.
 
 ``state.pt`` (network, average, optimizer, iteration, recipe), ``log.csv``, ``log.png``,
 ``preview.png``, ``weights.safetensors`` (the average of the weights so far).
@@ -36,7 +36,7 @@ class LogRow:
     bicubic_psnr_db: float
 
     def texts(self) -> list[str]:
-        """Return the values as they stand in the file."""
+        """Return the values as they are in the file."""
         return [
             str(self.iteration),
             f"{self.seconds:.1f}",
@@ -51,7 +51,7 @@ class Run:
     """The folder of one training.
 
     Raises:
-        CheckpointError: it cannot be made or written (a full disk), or holds the state of
+        CheckpointError: it cannot be created or written (a full disk), or has the state of
             another training.
 
     """
@@ -61,18 +61,18 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise CheckpointError(f"{folder}: cannot be made: {exc}") from exc
+            raise CheckpointError(f"{folder}: cannot be created: {exc}") from exc
 
     @property
     def weights_path(self) -> Path:
-        """Where the averaged weights are."""
+        """Path of the averaged weights."""
         return self.folder / "weights.safetensors"
 
     def load(self, recipe: Recipe) -> dict[str, Any] | None:
         """Return the saved state, or None at the start.
 
         Raises:
-            CheckpointError: the state is unreadable, or was made by another recipe.
+            CheckpointError: the state is unreadable, or of another recipe.
 
         """
         path = self.folder / "state.pt"
@@ -86,28 +86,28 @@ class Run:
         if saved != recipe.as_dict():
             changed = [k for k, v in recipe.as_dict().items() if saved.get(k) != v]
             raise CheckpointError(
-                f"{self.folder} holds a training with another recipe ({', '.join(changed)} "
+                f"{self.folder} has a training with another recipe ({', '.join(changed)} "
                 "differ): choose another --run folder, or remove this one"
             )
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state; the last one stays if this one cannot be written whole."""
+        """Write the state; if it cannot be written, the last one is kept."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._write("state.pt", buffer.getvalue())
 
     def append(self, row: LogRow) -> None:
-        """Add a line to the log and draw the plot anew."""
+        """Add a line to the log and plot it."""
         rows = [*self.rows(), row]
-        # After an interruption, iterations since the last saved state are done again.
+        # A resumed training repeats the iterations since the last saved state.
         kept = {r.iteration: r for r in rows if r.iteration <= row.iteration}
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(kept[i].texts() for i in sorted(kept))
         self._write("log.csv", buffer.getvalue().encode())
-        self._write("log.png", _plot([kept[i] for i in sorted(kept)]))
+        self._write("log.png", _plot_log([kept[i] for i in sorted(kept)]))
 
     def rows(self) -> list[LogRow]:
         """Return the log so far."""
@@ -127,6 +127,12 @@ class Run:
         self._write("preview.png", buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder.
+
+        Raises:
+            CheckpointError: it cannot be written; the last one is kept.
+
+        """
         path = self.folder / name
         try:
             with atomic_write(path) as temporary:
@@ -137,7 +143,8 @@ class Run:
             ) from exc
 
 
-def _plot(rows: list[LogRow]) -> bytes:
+def _plot_log(rows: list[LogRow]) -> bytes:
+    """Return a PNG with the loss and the validation PSNR over the iterations."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")

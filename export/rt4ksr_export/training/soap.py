@@ -2,7 +2,7 @@
 
 Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025. A network this small
 without paths around its norms is badly conditioned, and Adam needs tens of times more iterations
-for the same picture quality; the matrices to decompose are at most a few hundred wide, so the
+for the same picture quality. The matrices to decompose are at most a few hundred wide, so the
 second-order step costs less than the gradient.
 """
 
@@ -50,52 +50,52 @@ class Soap(torch.optim.Optimizer):
                     parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"])
 
     def _change(self, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        """Return what to subtract, for a learning rate of 1."""
+        """Return what to subtract at a learning rate of 1, and update ``state``."""
         gradient = gradient.flatten(1) if gradient.ndim > 1 else gradient
         if not state:
-            _begin(gradient, state)
+            state.update(_initial_state(gradient))
         state["count"] += 1
         count, decay = state["count"], self._decay
         state["mean"].lerp_(gradient, 1 - decay)
-        state["square"].lerp_(_into_basis(gradient, state).square(), 1 - decay)
+        state["square"].lerp_(_to_eigenbasis(gradient, state).square(), 1 - decay)
         correction = 1 - decay**count
-        change: Tensor = _into_basis(state["mean"], state) / correction
+        change: Tensor = _to_eigenbasis(state["mean"], state) / correction
         change /= (state["square"] / correction).sqrt() + 1e-8
         if gradient.ndim == 1:
             return change
-        left, right = _bases(state)
-        change = left @ change @ right.mT
+        change = state["left_basis"] @ change @ state["right_basis"].mT
         state["left"].lerp_(gradient @ gradient.T, 1 - decay)
         state["right"].lerp_(gradient.T @ gradient, 1 - decay)
         if count % self._refresh_every == 0:
-            _refresh(state, "left", dim=0)
-            _refresh(state, "right", dim=1)
+            _refresh_eigenbasis(state, "left", dim=0)
+            _refresh_eigenbasis(state, "right", dim=1)
         return change
 
 
-def _begin(gradient: Tensor, state: dict[str, Any]) -> None:
-    state["count"] = 0
-    state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-    if gradient.ndim == 1:
-        return
-    state["left"], state["right"] = gradient @ gradient.T, gradient.T @ gradient
-    for side in ("left", "right"):
-        state[f"{side}_basis"] = torch.linalg.eigh(state[side])[1].flip(1)
+def _initial_state(gradient: Tensor) -> dict[str, Any]:
+    """Return averages of zero and, for a matrix, the eigenbases of the first gradient."""
+    state: dict[str, Any] = {
+        "count": 0,
+        "mean": torch.zeros_like(gradient),
+        "square": torch.zeros_like(gradient),
+    }
+    if gradient.ndim > 1:
+        state["left"], state["right"] = gradient @ gradient.T, gradient.T @ gradient
+        for side in ("left", "right"):
+            state[f"{side}_basis"] = torch.linalg.eigh(state[side])[1].flip(1)
+    return state
 
 
-def _into_basis(matrix: Tensor, state: dict[str, Any]) -> Tensor:
+def _to_eigenbasis(matrix: Tensor, state: dict[str, Any]) -> Tensor:
+    """Return ``matrix`` in the eigenbases of ``state``; a vector has none and is returned as is."""
     if matrix.ndim == 1:
         return matrix
-    left, right = _bases(state)
-    return left.mT @ matrix @ right
+    rotated: Tensor = state["left_basis"].mT @ matrix @ state["right_basis"]
+    return rotated
 
 
-def _bases(state: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    return state["left_basis"], state["right_basis"]
-
-
-def _refresh(state: dict[str, Any], side: str, dim: int) -> None:
-    """One power iteration and a QR decomposition: enough, as covariances change slowly."""
+def _refresh_eigenbasis(state: dict[str, Any], side: str, dim: int) -> None:
+    """Run one power iteration and a QR decomposition: enough, as covariances change slowly."""
     covariance, basis = state[side], state[f"{side}_basis"]
     order = (basis * (covariance @ basis)).sum(0).argsort(descending=True)
     state["square"] = state["square"].index_select(dim, order)

@@ -1,18 +1,22 @@
-"""Scores of weights, or of a running server, beside bicubic interpolation."""
+"""Scores weights, or a running server, against bicubic interpolation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import torch
 from PIL import Image
 
+from rt4ksr_export.degradations import Jpeg, Piece, Pixels, Video, downscale
+from rt4ksr_export.fusion import fuse
+from rt4ksr_export.network import RT4KSR, upscale_pixels
 from rt4ksr_export.scores import luma, psnr_db, ssim
-from rt4ksr_export.training.degradations import Jpeg, Piece, Pixels, Video, downscale
 
 __all__ = [
     "CONDITIONS",
@@ -20,9 +24,12 @@ __all__ = [
     "PHOTOGRAPHS",
     "Method",
     "Scores",
+    "Summary",
     "bicubic",
     "evaluate",
+    "in_torch",
     "pairs",
+    "plot_gains",
     "summary_table",
 ]
 
@@ -38,8 +45,8 @@ CONDITIONS: Final[Mapping[str, tuple[Piece, ...]]] = MappingProxyType(
         "H.264 28": (Video("libx264", 28, 28),),
     }
 )
-"""What happened to the small picture: nothing, JPEG of a quality (Pillow's, 4:2:0), or H.264 at a
-constant rate factor, as the last of three frames of a slow pan."""
+"""Degradations of the small picture: none, JPEG of a quality (Pillow's, 4:2:0), or H.264 at a
+constant rate factor, the last of three frames of a slow pan."""
 
 PHOTOGRAPHS: Final = ("clean", "JPEG 90", "JPEG 75")
 FRAMES: Final = ("H.264 23", "H.264 28")
@@ -47,7 +54,7 @@ FRAMES: Final = ("H.264 23", "H.264 28")
 
 @dataclass(frozen=True)
 class Scores:
-    """One method on one picture in one condition. Higher is better; PSNR in dB."""
+    """Scores of one method on one picture in one condition. Higher is better; PSNR in dB."""
 
     picture: str
     condition: str
@@ -71,6 +78,12 @@ def bicubic(scale: int) -> Method:
         return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
 
     return upscale
+
+
+def in_torch(network: RT4KSR) -> Method:
+    """Return ``network``, fused and run with PyTorch on the CPU."""
+    fused = fuse(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return lambda small: upscale_pixels(fused, small)
 
 
 def pairs(
@@ -99,7 +112,7 @@ def evaluate(
 
     Args:
         pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
-        scale: 2 or 3; the border cut off is twice as wide.
+        scale: 2 or 3; a border of twice as many pixels is not scored.
         methods: by name.
         conditions: names of :data:`CONDITIONS`.
 
@@ -124,7 +137,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Summary:
-    """Means of a method over the pictures of a condition, and its worst gain on bicubic."""
+    """Means of a method over the pictures of a condition, and its worst gain over bicubic."""
 
     condition: str
     method: str
@@ -138,7 +151,7 @@ class Summary:
 
 
 def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
-    """Summarize by condition and method; gains are of PSNR (RGB) on ``baseline``."""
+    """Summarize by condition and method; gains are in PSNR (RGB) over ``baseline``."""
     reference = {(s.condition, s.picture): s for s in scores if s.method == baseline}
     groups: dict[tuple[str, str], list[Scores]] = {}
     for score in scores:
@@ -151,11 +164,11 @@ def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
             Summary(
                 condition=condition,
                 method=method,
-                psnr_rgb_db=_mean(s.psnr_rgb_db for s in group),
-                psnr_y_db=_mean(s.psnr_y_db for s in group),
-                ssim_rgb=_mean(s.ssim_rgb for s in group),
-                ssim_y=_mean(s.ssim_y for s in group),
-                gain_db=_mean(gains),
+                psnr_rgb_db=fmean(s.psnr_rgb_db for s in group),
+                psnr_y_db=fmean(s.psnr_y_db for s in group),
+                ssim_rgb=fmean(s.ssim_rgb for s in group),
+                ssim_y=fmean(s.ssim_y for s in group),
+                gain_db=fmean(gains),
                 worst_gain_db=gains[worst],
                 worst_picture=group[worst].picture,
             )
@@ -164,7 +177,7 @@ def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
 
 
 def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
-    """Draw each picture's gain on ``baseline``, by condition, as a PNG at ``path``."""
+    """Plot each picture's gain over ``baseline``, by condition, as a PNG at ``path``."""
     from matplotlib.figure import Figure
 
     reference = {(s.condition, s.picture): s.psnr_rgb_db for s in scores if s.method == baseline}
@@ -185,7 +198,3 @@ def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
     axes[0].set_ylabel(f"PSNR (RGB) above {baseline}, dB")
     axes[0].legend()
     figure.savefig(path, format="png", dpi=100)
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))

@@ -1,7 +1,7 @@
-"""How a large picture becomes the small one that people have: pieces, and presets made of them.
+"""How large pictures are degraded to small ones: pieces, and presets made of them.
 
-A piece takes the small picture as it is so far and gives it back worse. Every random choice comes
-from the generator it is given, so that a seed decides everything.
+A piece degrades a small picture. All its random choices come from the generator it is given, so
+that a seed determines the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,20 @@ from PIL import Image, ImageFilter
 
 from rt4ksr_client.errors import MissingExtraError
 
-__all__ = ["PRESETS", "Degradation", "Piece", "downscale"]
+__all__ = [
+    "PRESETS",
+    "Blur",
+    "Degradation",
+    "Jpeg",
+    "Noise",
+    "Piece",
+    "Pixels",
+    "Video",
+    "Webp",
+    "compress",
+    "compress_clip",
+    "downscale",
+]
 
 Pixels = NDArray[np.uint8]
 KERNELS: Final = MappingProxyType(
@@ -33,50 +46,50 @@ KERNELS: Final = MappingProxyType(
 
 
 def downscale(picture: Image.Image, scale: int, kernel: str = "bicubic") -> Image.Image:
-    """Return ``picture`` 1/scale as large, antialiased, as Pillow does it."""
+    """Return ``picture`` downscaled by ``scale``, antialiased, with one of Pillow's kernels."""
     size = (picture.width // scale, picture.height // scale)
     return picture.resize(size, KERNELS[kernel])
 
 
 class Piece(Protocol):
-    """One thing that happens to a small picture."""
+    """One degradation of a small picture."""
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Return ``picture`` (mode RGB), worse, of the same size."""
+        """Return ``picture`` (mode RGB) degraded, of the same size."""
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """JPEG, 4:2:0 as most files are, at a quality drawn evenly from the range."""
+    """JPEG, 4:2:0 as most files are, at a quality drawn uniformly from the range."""
 
     lowest: int
     highest: int
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Compress and decode."""
-        return _recoded(picture, "JPEG", int(rng.integers(self.lowest, self.highest + 1)))
+        return compress(picture, "JPEG", int(rng.integers(self.lowest, self.highest + 1)))
 
 
 @dataclass(frozen=True)
 class Webp:
-    """Lossy WebP at a quality drawn evenly from the range."""
+    """Lossy WebP at a quality drawn uniformly from the range."""
 
     lowest: int
     highest: int
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Compress and decode."""
-        return _recoded(picture, "WEBP", int(rng.integers(self.lowest, self.highest + 1)))
+        return compress(picture, "WEBP", int(rng.integers(self.lowest, self.highest + 1)))
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise, the standard deviation drawn from 0 to ``most`` levels."""
+    """Gaussian noise of a standard deviation drawn from 0 to ``most`` levels."""
 
     most: float
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Add it."""
+        """Add noise."""
         pixels = np.asarray(picture, dtype=np.float32)
         noisy = pixels + rng.normal(0, rng.uniform(0, self.most), pixels.shape)
         return Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
@@ -84,7 +97,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Blur:
-    """Gaussian blur, its radius drawn from 0 to ``most_px`` pixels of the small picture."""
+    """Gaussian blur of a radius drawn from 0 to ``most_px`` pixels of the small picture."""
 
     most_px: float
 
@@ -95,10 +108,10 @@ class Blur:
 
 @dataclass(frozen=True)
 class Video:
-    """A frame of a short pan over the picture, compressed by ``codec`` at a constant rate factor.
+    """The last frame of a short pan over the picture, compressed at a constant rate factor.
 
     Streams of 2 to 8 Mbit/s in 720p and 1080p have rate factors of about 20 to 32 (x264's scale).
-    Motion is a pixel or two a frame; the frame taken is the last, so that it was predicted.
+    The motion is a pixel or two per frame; the last frame is a predicted one.
     """
 
     codec: str
@@ -115,14 +128,15 @@ class Video:
             np.ascontiguousarray(np.roll(pixels, tuple(motion * (self.frames - 1 - i)), (0, 1)))
             for i in range(self.frames)
         ]
-        return Image.fromarray(_last_of(clip, self.codec, crf))
+        return Image.fromarray(compress_clip(clip, self.codec, crf))
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """A preset: a share of pictures that are only scaled down, and what happens to the others.
+    """A preset: a share of pictures that are only downscaled, and degradations of the others.
 
-    ``kernels`` are drawn with equal chance; of ``pieces``, one tuple is drawn and applied in order.
+    ``kernels`` are drawn with equal probability; of ``pieces``, one tuple is drawn and applied in
+    order.
     """
 
     clean_share: float
@@ -130,11 +144,11 @@ class Degradation:
     kernels: tuple[str, ...] = ("bicubic",)
 
     def __post_init__(self) -> None:
-        """Refuse a preset that cannot be drawn from."""
+        """Reject a preset that cannot be drawn from."""
         if not 0 <= self.clean_share <= 1:
             raise ValueError(f"clean_share must be within 0..1, got {self.clean_share}")
         if self.clean_share < 1 and not self.pieces:
-            raise ValueError("a preset that is not all clean needs pieces")
+            raise ValueError("pieces are needed unless clean_share is 1")
 
     def __call__(self, large: Image.Image, scale: int, rng: np.random.Generator) -> Image.Image:
         """Return the small picture (mode RGB) that belongs to ``large``."""
@@ -162,16 +176,29 @@ PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
         ),
     }
 )
-"""What ``--degrade NAME`` means. The shipped weights had ``jpeg``; for x3 ``some-jpeg`` last."""
+"""By the name for ``--degrade``. The shipped weights were trained with ``jpeg``, x3 at the end with
+``some-jpeg``."""
 
 
-def _recoded(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
+def compress(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
+    """Return ``picture`` (mode RGB) compressed with Pillow and decoded."""
     buffer = io.BytesIO()
     picture.save(buffer, format_name, quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
-def _last_of(clip: list[Pixels], codec: str, crf: int) -> Pixels:
+def compress_clip(clip: list[Pixels], codec: str, crf: int) -> Pixels:
+    """Return the last frame of ``clip``, uint8 ``(H, W, 3)``, compressed with FFmpeg and decoded.
+
+    Args:
+        clip: uint8 ``(H, W, 3)`` each.
+        codec: ``libx264`` or ``libx265``.
+        crf: constant rate factor.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+
+    """
     try:
         import av
         from av.video.reformatter import Interpolation

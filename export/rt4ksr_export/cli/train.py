@@ -17,25 +17,23 @@ from rich.progress import (
 )
 
 from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import load_network, resolve_weights, save_network
+from rt4ksr_export.degradations import PRESETS
 from rt4ksr_export.network import RT4KSR, Architecture
-from rt4ksr_export.training.degradations import PRESETS
-from rt4ksr_export.training.initialization import initial_network
-from rt4ksr_export.training.loop import Trainer
-from rt4ksr_export.training.pictures import (
+from rt4ksr_export.pictures import (
     PairSource,
     find_pictures,
     load_pictures,
     sizes_to_train_on,
     smallest_side_px,
 )
+from rt4ksr_export.training.initialization import initial_network
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
-from rt4ksr_export.training.validation import Validation
+from rt4ksr_export.training.trainer import Trainer, Validation
 
 VALIDATION_PICTURES = 8
-SHOWN_EVERY_S = 30.0
+PRINT_EVERY_S = 30.0
 
 _folders = click.Path(path_type=Path)
 
@@ -119,53 +117,35 @@ def train(
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if threads:
         torch.set_num_threads(threads)
-    settings = _recipe(recipe, scale, degrade, iterations, seed)
-    output = output or Path(f"my_x{settings.scale}.safetensors")
-    run = Run(run_folder or output.with_suffix(".run"))
-    console = Console(stderr=True)
-    network = _network(settings, init)
-    trainer = _trainer(network, settings, data, validation, run, console)
-    if trainer.iteration:
-        console.print(f"going on from iteration {trainer.iteration} in {run.folder}")
-    with _Shown(console, settings, trainer.iteration) as shown:
-        finished = trainer.train(shown)
-    if not finished:
-        console.print(f"stopped; the same command goes on from {run.folder}")
-        raise click.exceptions.Exit(130)
-    save_network(trainer.averaged(), output, {"scale": str(settings.scale)})
-    click.echo(f"{output}: the log is {run.folder / 'log.csv'}, its plot log.png")
-
-
-def _recipe(
-    path: Path | None,
-    scale: str | None,
-    degrade: str | None,
-    iterations: int | None,
-    seed: int | None,
-) -> Recipe:
-    if path is None and scale is None:
+    if recipe is None and scale is None:
         raise click.UsageError("give --scale, or a --recipe that has one")
-    return load_recipe(
-        path,
+    settings = load_recipe(
+        recipe,
         scale=None if scale is None else int(scale),
         degrade=degrade,
         iterations=iterations,
         seed=seed,
     )
-
-
-def _network(recipe: Recipe, init: str | None) -> RT4KSR:
+    output = output or Path(f"my_x{settings.scale}.safetensors")
+    run = Run(run_folder or output.with_suffix(".run"))
+    console = Console(stderr=True)
     if init is None:
-        return initial_network(Architecture(recipe.scale), recipe.seed)
-    network = load_network(resolve_weights(init))
-    if network.architecture.scale != recipe.scale:
-        raise CheckpointError(
-            f"{init}: these weights are for x{network.architecture.scale}, not x{recipe.scale}"
-        )
-    return network.train()
+        network = initial_network(Architecture(settings.scale), settings.seed)
+    else:
+        network = load_network(resolve_weights(init), scale=settings.scale).train()
+    trainer = _open_trainer(network, settings, data, validation, run, console)
+    if trainer.iteration:
+        console.print(f"resuming from iteration {trainer.iteration} in {run.folder}")
+    with TrainingProgress(console, settings, trainer.iteration) as progress:
+        finished = trainer.train(progress)
+    if not finished:
+        console.print(f"stopped; the same command resumes from {run.folder}")
+        raise click.exceptions.Exit(130)
+    save_network(trainer.averaged(), output, {"scale": str(settings.scale)})
+    click.echo(f"{output}: the log is {run.folder / 'log.csv'}, its plot log.png")
 
 
-def _trainer(
+def _open_trainer(
     network: RT4KSR,
     recipe: Recipe,
     data: tuple[Path, ...],
@@ -173,21 +153,22 @@ def _trainer(
     run: Run,
     console: Console,
 ) -> Trainer:
+    """Load the pictures and return the trainer, which resumes the run if there is one."""
     paths = find_pictures(data)
     held_out = find_pictures(validation) if validation else paths[:: max(2, len(paths) // 10)]
     if len(paths) > 1:
         paths = [path for path in paths if path not in set(held_out)]
     smallest_px = smallest_side_px(recipe.scale, recipe.largest_patch_px)
 
-    def skipped(path: Path, reason: str) -> None:
-        console.print(f"left out: {reason}", style="yellow", highlight=False)
+    def report(path: Path, reason: str) -> None:
+        console.print(f"skipped: {reason}", style="yellow", highlight=False)
 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("decoding", total=len(paths))
         pictures = load_pictures(
-            paths, smallest_px, skipped, lambda: progress.advance(task), sizes_to_train_on
+            paths, smallest_px, report, lambda: progress.advance(task), sizes_to_train_on
         )
-    shown = load_pictures(held_out[:VALIDATION_PICTURES], smallest_px, skipped)
+    shown = load_pictures(held_out[:VALIDATION_PICTURES], smallest_px, report)
     degradation = PRESETS[recipe.degrade]
     return Trainer(
         network=network,
@@ -199,13 +180,13 @@ def _trainer(
     )
 
 
-class _Shown:
-    """A progress bar on a terminal; elsewhere a line now and then."""
+class TrainingProgress:
+    """A progress bar on a terminal; elsewhere a line every half minute."""
 
     def __init__(self, console: Console, recipe: Recipe, done: int) -> None:
         self._console = console
         self._recipe = recipe
-        self._said_s = time.monotonic()
+        self._printed_s = time.monotonic()
         self._psnr = ""
         self._progress = Progress(
             TextColumn("training"),
@@ -218,22 +199,24 @@ class _Shown:
         )
         self._task = self._progress.add_task("", total=recipe.iterations, completed=done)
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> TrainingProgress:
+        """Show it."""
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Remove it."""
         self._progress.stop()
 
     def step(self, iteration: int, loss: float) -> None:
         """Show the loss."""
         text = f"loss {loss:.5f}{self._psnr}"
         self._progress.update(self._task, completed=iteration, description=text)
-        if not self._console.is_terminal and time.monotonic() - self._said_s > SHOWN_EVERY_S:
-            self._said_s = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() - self._printed_s > PRINT_EVERY_S:
+            self._printed_s = time.monotonic()
             self._console.print(f"{iteration}/{self._recipe.iterations} {text}", highlight=False)
 
     def validated(self, row: LogRow) -> None:
         """Show the validation."""
         gain_db = row.psnr_db - row.bicubic_psnr_db
-        self._psnr = f", {row.psnr_db:.2f} dB ({gain_db:+.2f} on bicubic)"
+        self._psnr = f", {row.psnr_db:.2f} dB ({gain_db:+.2f} over bicubic)"

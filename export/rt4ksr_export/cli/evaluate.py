@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.errors import CheckpointError, PictureError
+from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_export.checkpoint import load_network, resolve_weights
-from rt4ksr_export.evaluate import (
+from rt4ksr_export.degradations import Pixels
+from rt4ksr_export.evaluation import (
     FRAMES,
     PHOTOGRAPHS,
-    Method,
     Scores,
     Summary,
     bicubic,
     evaluate,
+    in_torch,
     plot_gains,
     summary_table,
 )
-from rt4ksr_export.fusion import fuse
-from rt4ksr_export.training.degradations import Pixels
-from rt4ksr_export.training.pictures import find_pictures, load_pictures
-from rt4ksr_export.training.validation import upscale_pixels
+from rt4ksr_export.pictures import find_pictures, load_pictures
 
 BASELINE = "bicubic"
 SMALLEST_PX = 48
@@ -105,11 +102,26 @@ def evaluate_command(
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     console = Console(stderr=True)
     paths = find_pictures(data)
+    conditions = FRAMES if video else PHOTOGRAPHS
     with ExitStack() as stack:
-        methods = _methods(int(scale), weights, url, model, stack)
-        methods = {BASELINE: bicubic(int(scale)), **methods}
-        conditions = FRAMES if video else PHOTOGRAPHS
-        scores = _scored(paths, int(scale), methods, conditions, console)
+        methods = {BASELINE: bicubic(int(scale))}
+        if url is not None:
+            upscaler = stack.enter_context(Upscaler(url, scale=int(scale), model=model))
+            methods[f"{upscaler.served_model.name} at {url}"] = upscaler.upscale
+        elif not weights:
+            weights = (DEFAULT_MODELS[int(scale)].name,)
+        for given in weights:
+            # Two files of one name are told apart by their paths.
+            name = given if Path(given).name in methods else Path(given).name
+            methods[name] = in_torch(load_network(resolve_weights(given), scale=int(scale)))
+        scores: list[Scores] = []
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("scoring", total=len(paths) * len(conditions) * len(methods))
+            for score in evaluate(_pictures(paths, console), int(scale), methods, conditions):
+                scores.append(score)
+                progress.advance(task)
+    if not scores:
+        raise PictureError("no picture could be scored: see the reasons above")
     rows = summary_table(scores, BASELINE)
     if plot is not None:
         with atomic_write(plot) as temporary:
@@ -118,73 +130,26 @@ def evaluate_command(
         summary = [asdict(row) for row in rows]
         click.echo(json.dumps({"summary": summary, "scores": [s.as_dict() for s in scores]}))
     else:
-        pictures = len({score.picture for score in scores})
+        count = len({score.picture for score in scores})
         wide = None if sys.stdout.isatty() else PIPED_COLUMNS
-        Console(width=wide).print(_table(rows, f"x{scale}, {pictures} pictures"))
-
-
-def _methods(
-    scale: int, weights: tuple[str, ...], url: str | None, model: str | None, stack: ExitStack
-) -> dict[str, Method]:
-    methods: dict[str, Method] = {}
-    if url is not None:
-        upscaler = stack.enter_context(Upscaler(url, scale=scale, model=model))
-        methods[f"{upscaler.served_model.name} at {url}"] = upscaler.upscale
-    elif not weights:
-        weights = (DEFAULT_MODELS[scale].name,)
-    for given in weights:
-        methods[_unused(given, methods)] = _in_torch(given, scale)
-    return methods
-
-
-def _unused(given: str, methods: dict[str, Method]) -> str:
-    """Return the file's name, or all of its path where two have one name."""
-    name = Path(given).name
-    return given if name in methods else name
-
-
-def _in_torch(given: str, scale: int) -> Method:
-    network = load_network(resolve_weights(given))
-    if network.architecture.scale != scale:
-        raise CheckpointError(
-            f"{given}: these weights are for x{network.architecture.scale}, not x{scale}"
-        )
-    fused = fuse(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return lambda small: upscale_pixels(fused, small)
-
-
-def _scored(
-    paths: list[Path],
-    scale: int,
-    methods: dict[str, Method],
-    conditions: Sequence[str],
-    console: Console,
-) -> list[Scores]:
-    scores: list[Scores] = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("scoring", total=len(paths) * len(conditions) * len(methods))
-        for score in evaluate(_pictures(paths, console), scale, methods, conditions):
-            scores.append(score)
-            progress.advance(task)
-    if not scores:
-        raise PictureError("no picture could be scored: see the reasons above")
-    return scores
+        Console(width=wide).print(_score_table(rows, f"x{scale}, {count} pictures"))
 
 
 def _pictures(paths: list[Path], console: Console) -> Iterator[tuple[str, Pixels]]:
-    """One at a time, so that a folder of any size fits in memory."""
+    """Yield name and pixels of each picture, one at a time: a folder of any size fits in memory."""
 
-    def skipped(path: Path, reason: str) -> None:
-        console.print(f"left out: {reason}", style="yellow", highlight=False)
+    def report(path: Path, reason: str) -> None:
+        console.print(f"skipped: {reason}", style="yellow", highlight=False)
 
     for path in paths:
         try:
-            yield path.name, load_pictures([path], SMALLEST_PX, skipped)[0]
+            yield path.name, load_pictures([path], SMALLEST_PX, report)[0]
         except PictureError:
-            continue  # said by `skipped`
+            continue  # reported above
 
 
-def _table(rows: list[Summary], title: str) -> Table:
+def _score_table(rows: list[Summary], title: str) -> Table:
+    """Return the means by condition and method as a table."""
     table = Table(title=title, title_justify="left")
     for name in ("input", "method"):
         table.add_column(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -51,9 +50,6 @@ from rt4ksr_export.tensorrt import Target
 )
 @click.option("--force", is_flag=True, help="Build the plan even if there is one.")
 @click.option("--trtexec", is_flag=True, help="Print the command that builds the plan instead.")
-@click.option("--arch", hidden=True, help="Accepted for those who know the authors' scripts.")
-@click.option("--is-train", is_flag=True, hidden=True)
-@click.option("--rep", is_flag=True, hidden=True)
 def export(
     weights: str | None,
     output: Path,
@@ -62,9 +58,6 @@ def export(
     target: str,
     force: bool,
     trtexec: bool,
-    arch: str | None,
-    is_train: bool,
-    rep: bool,
 ) -> None:
     """Export weights as a model repository that tritonserver serves.
 
@@ -78,14 +71,23 @@ def export(
     Fuses the network, writes it as ONNX in full and in half precision (uint8 frames in, uint8
     frames out) and compares both with the original network. Nothing is published unless it agrees.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
-    wanted = None if scale is None else int(scale)
+    wanted_scale = None if scale is None else int(scale)
     if target == "onnx" and (force or trtexec):
         raise click.UsageError("--force and --trtexec go with --target tensorrt or rtx")
-    if target == "onnx" or weights is not None:
-        specs = list(_export(_jobs(weights, wanted, model), output))
+    if weights is not None:
+        specs = [_export_weights(weights, wanted_scale, model, output)]
     else:
-        specs = [spec for spec in _chosen(wanted, model) if (output / spec.name).is_dir()]
-        specs = specs or list(_export(_jobs(None, wanted, model), output))
+        specs = [
+            spec
+            for spec in MODELS.values()
+            if model in (None, spec.name) and wanted_scale in (None, spec.scale)
+        ]
+        published = [spec for spec in specs if (output / spec.name).is_dir()]
+        if target == "onnx" or not published:
+            for spec in specs:
+                _publish(load_network(packaged_weights(spec.name)), spec, output)
+        else:
+            specs = published
     if target == "onnx":
         return
     for spec in specs:
@@ -95,36 +97,29 @@ def export(
             click.echo(build_plan(spec, output, Target(target), force=force))
 
 
-def _export(jobs: Iterator[tuple[ModelSpec, RT4KSR]], output: Path) -> Iterator[ModelSpec]:
-    for spec, network in jobs:
-        exported = export_model(network, spec, output)
-        click.echo(f"{output / spec.name}: {exported}")
-        for name in exported.dropped_plans:
-            click.echo(
-                f"{output / spec.name}: {name} was of another graph and is gone; build it again "
-                "with --target",
-                err=True,
-            )
-        yield spec
+def _export_weights(weights: str, scale: int | None, model: str | None, output: Path) -> ModelSpec:
+    """Publish ``weights``, a file or a name, as ``model`` or the default model of their scale.
+
+    Raises:
+        CheckpointError: weights of another scale, or of one that has no model.
+
+    """
+    network = load_network(resolve_weights(weights), scale=scale)
+    found = network.architecture.scale
+    if model is None and found not in DEFAULT_MODELS:
+        raise CheckpointError(f"{weights}: there is no model for scale {found}")
+    spec = MODELS[model] if model else DEFAULT_MODELS[found]
+    _publish(network, spec, output)
+    return spec
 
 
-def _chosen(scale: int | None, model: str | None) -> Iterator[ModelSpec]:
-    for spec in MODELS.values():
-        if model in (None, spec.name) and scale in (None, spec.scale):
-            yield spec
-
-
-def _jobs(
-    weights: str | None, scale: int | None, model: str | None
-) -> Iterator[tuple[ModelSpec, RT4KSR]]:
-    if weights is not None:
-        network = load_network(resolve_weights(weights))
-        found = network.architecture.scale
-        if scale not in (None, found):
-            raise CheckpointError(f"{weights}: these weights are for x{found}, not x{scale}")
-        if model is None and found not in DEFAULT_MODELS:
-            raise CheckpointError(f"{weights}: there is no model for scale {found}")
-        yield (MODELS[model] if model else DEFAULT_MODELS[found]), network
-        return
-    for spec in _chosen(scale, model):
-        yield spec, load_network(packaged_weights(spec.name))
+def _publish(network: RT4KSR, spec: ModelSpec, output: Path) -> None:
+    """Export ``network`` and print its figures, and the plans that it made outdated."""
+    exported = export_model(network, spec, output)
+    click.echo(f"{output / spec.name}: {exported}")
+    for name in exported.dropped_plans:
+        click.echo(
+            f"{output / spec.name}: removed {name}, which was built from another graph; build it "
+            "again with --target",
+            err=True,
+        )

@@ -1,0 +1,296 @@
+"""The training loop: expanded parameters, run in the fused form.
+
+Each step fuses the expanded parameters (differentiably, see :mod:`rt4ksr_export.fusion`) and runs
+the seven fused convolutions: the gradients are those of the expanded form, at a third of its cost.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.func import functional_call
+
+from rt4ksr_client.cli.before_after import before_after
+from rt4ksr_client.errors import CheckpointError
+from rt4ksr_export.checkpoint import save_network
+from rt4ksr_export.degradations import Degradation, Pixels
+from rt4ksr_export.evaluation import bicubic
+from rt4ksr_export.fusion import fuse, fuse_parameters
+from rt4ksr_export.network import RT4KSR, FusedRT4KSR, upscale_pixels
+from rt4ksr_export.pictures import PairSource
+from rt4ksr_export.scores import psnr_db
+from rt4ksr_export.training.recipe import Recipe
+from rt4ksr_export.training.run import LogRow, Run
+from rt4ksr_export.training.soap import Soap
+
+__all__ = [
+    "Listener",
+    "Trainer",
+    "Validation",
+]
+
+IDLE_PENALTY = 1e-3
+"""Weight of :func:`_idle_penalty` in the loss: too small to be visible in the picture."""
+
+VALIDATION_PX = 384
+"""Largest side of what is validated of a picture."""
+
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Follows a training."""
+
+    def step(self, iteration: int, loss: float) -> None:
+        """Called after each iteration."""
+
+    def validated(self, row: LogRow) -> None:
+        """Called after each validation."""
+
+
+class Validation:
+    """PSNR on the centres of a few pictures, and a preview. The pairs are made once.
+
+    Args:
+        pictures: uint8 ``(H, W, 3)`` each.
+        degradation: makes the small pictures.
+        scale: of the network.
+        seed: of the degradation's random choices.
+
+    """
+
+    def __init__(
+        self, pictures: Sequence[Pixels], degradation: Degradation, scale: int, seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self._scale = scale
+        self._large: list[Pixels] = []
+        for pixels in pictures:
+            height, width = pixels.shape[:2]
+            side = min(VALIDATION_PX, height, width) // (2 * scale) * 2 * scale
+            top, left = (height - side) // 2, (width - side) // 2
+            self._large.append(pixels[top : top + side, left : left + side])
+        self._small = [np.asarray(degradation(Image.fromarray(p), scale, rng)) for p in self._large]
+        upscale = bicubic(scale)
+        self.bicubic_psnr_db = self.mean_psnr_db([upscale(small) for small in self._small])
+
+    def psnr_db(self, network: RT4KSR) -> float:
+        """Mean PSNR (RGB) over the pairs, in dB."""
+        fused = fuse(network)
+        return self.mean_psnr_db([upscale_pixels(fused, small) for small in self._small])
+
+    def mean_psnr_db(self, upscaled: Sequence[Pixels]) -> float:
+        """Mean PSNR (RGB) of ``upscaled``, one for each pair, in dB."""
+        pairs = zip(self._large, upscaled, strict=True)
+        return float(np.mean([psnr_db(large, ours, 2 * self._scale) for large, ours in pairs]))
+
+    def preview(self, network: RT4KSR) -> Image.Image:
+        """Return the first pair: bicubic beside the network."""
+        upscaled = upscale_pixels(fuse(network), self._small[0])
+        return before_after(Image.fromarray(self._small[0]), Image.fromarray(upscaled))
+
+
+@dataclass
+class Trainer:
+    """Trains ``network`` in place by ``recipe`` and keeps its state in ``run``.
+
+    If ``run`` has a state, the training resumes exactly there. SIGINT (Ctrl-C) ends it after the
+    current iteration, with its state saved; a second one ends it at once, with the last saved
+    state.
+    """
+
+    network: RT4KSR
+    recipe: Recipe
+    source: PairSource
+    validation: Validation
+    run: Run
+    device: torch.device
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        """Prepare the optimizer, the average of the weights and the fused form; resume."""
+        self.network.to(self.device)
+        fused = FusedRT4KSR(self.network.architecture).to(self.device)
+        self._fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._average = {k: v.detach().clone() for k, v in self.network.named_parameters()}
+        self._optimizer = Soap(self.network.parameters(), lr=self.recipe.learning_rate)
+        self._iteration = 0
+        self._seconds = 0.0
+        self._loss = 0.0
+        state = self.run.load(self.recipe)
+        if state is not None:
+            self.network.load_state_dict(state["network"])
+            self._average = {k: v.to(self.device) for k, v in state["average"].items()}
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._iteration, self._seconds = state["iteration"], state["seconds"]
+            self._loss = state["loss"]
+            _log.info("resuming from iteration %d in %s", self._iteration, self.run.folder)
+
+    @property
+    def iteration(self) -> int:
+        """Number of finished iterations."""
+        return self._iteration
+
+    def train(self, listener: Listener) -> bool:
+        """Train until the recipe is finished; return False if Ctrl-C ended it before.
+
+        Raises:
+            CheckpointError: the loss became NaN or infinite (the last good state is kept), or a
+                file could not be written.
+
+        """
+        with _sigint_as_event() as interrupted:
+            while self._iteration < self.recipe.iterations and not interrupted.is_set():
+                start_s = monotonic()
+                loss = self.step()
+                self._seconds += monotonic() - start_s
+                listener.step(self._iteration, loss)
+                if self._iteration % self.save_every == 0:
+                    self.save(listener)
+        if self._iteration % self.save_every:
+            self.save(listener)
+        return self._iteration >= self.recipe.iterations
+
+    def averaged(self) -> RT4KSR:
+        """Return a network with the averaged weights, on the CPU."""
+        network = RT4KSR(self.network.architecture)
+        network.load_state_dict({k: v.cpu() for k, v in self._average.items()})
+        return network.eval()
+
+    def step(self) -> float:
+        """Run one iteration and return the smoothed loss.
+
+        Raises:
+            CheckpointError: the loss became NaN or infinite.
+
+        """
+        recipe, iteration = self.recipe, self._iteration
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(iteration)
+        small, large = self.source.batch(
+            iteration, recipe.batch_size, recipe.patch_px_at(iteration)
+        )
+        parameters = dict(self.network.named_parameters())
+        fused = fuse_parameters(parameters)
+        upscaled = functional_call(self._fused, fused, (self._to_tensor(small),))
+        loss = self._loss_of(upscaled, self._to_tensor(large))
+        value = loss.item()
+        if not np.isfinite(value):
+            raise CheckpointError(
+                f"the loss became {value} in iteration {iteration + 1}: stopped; the last good "
+                f"state is in {self.run.folder}. A lower learning_rate in the recipe may help"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        total = loss + IDLE_PENALTY * _idle_penalty(fused)
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        self._optimizer.step()
+        self._iteration += 1
+        self._loss += (1 - self._decay(0.99)) * (value - self._loss)
+        weight_decay = self._decay(recipe.ema_decay)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                self._average[name].lerp_(parameter, 1 - weight_decay)
+        return self._loss
+
+    def _loss_of(self, upscaled: Tensor, true: Tensor) -> Tensor:
+        """Return the loss of the current iteration, ``(N, 3, H, W)`` each."""
+        kind = self.recipe.loss_at(self._iteration)
+        if kind == "psnr":
+            return _negative_psnr(upscaled, true, self.recipe.psnr_floor_db)
+        return F.l1_loss(upscaled, true) if kind == "l1" else F.mse_loss(upscaled, true)
+
+    def _to_tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Turn uint8 ``(N, H, W, 3)`` into float ``(N, 3, H, W)`` in [0, 1], on the device."""
+        tensor = torch.from_numpy(pixels).to(self.device)
+        return tensor.permute(0, 3, 1, 2).float() / 255
+
+    def _decay(self, final: float) -> float:
+        """Decay of an average: small at first, so that the average soon forgets its start."""
+        return min(final, (self._iteration - 1) / (self._iteration + 9))
+
+    def save(self, listener: Listener) -> None:
+        """Save the state and the averaged weights, validate, and log.
+
+        Raises:
+            CheckpointError: a file could not be written; the last one is kept.
+
+        """
+        averaged = self.averaged()
+        state: dict[str, Any] = {
+            "recipe": self.recipe.as_dict(),
+            "iteration": self._iteration,
+            "seconds": self._seconds,
+            "loss": self._loss,
+            "network": self.network.state_dict(),
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+        }
+        self.run.save(state)
+        save_network(averaged, self.run.weights_path)
+        row = LogRow(
+            iteration=self._iteration,
+            seconds=self._seconds,
+            learning_rate=self.recipe.learning_rate_at(self._iteration),
+            loss=self._loss,
+            psnr_db=self.validation.psnr_db(averaged),
+            bicubic_psnr_db=self.validation.bicubic_psnr_db,
+        )
+        self.run.append(row)
+        self.run.preview(self.validation.preview(averaged))
+        listener.validated(row)
+
+
+def _negative_psnr(upscaled: Tensor, true: Tensor, floor_db: float) -> Tensor:
+    """Minus the mean PSNR of the patches, in bels, constant above ``floor_db``."""
+    floor: float = 10 ** (-floor_db / 10)
+    return (upscaled - true).square().mean(dim=(1, 2, 3)).add(floor).log10().mean()
+
+
+def _idle_penalty(fused: Mapping[str, Tensor]) -> Tensor:
+    """Mean square of the part of the weights after a norm that only costs precision.
+
+    The output of a norm has no mean over the channels, so a constant added to a convolution's
+    weights on it changes nothing (except at the border, if the norm has a shift). Training lets
+    that constant drift far from zero, and then large terms cancel in every sum: in float32 that was
+    most of the rounding error of an export.
+    """
+    norms = [name for name in fused if name.endswith("norm.weight")]
+    means = [
+        (fused[name.replace("norm.", "conv.")] * fused[name][:, None, None]).mean(dim=1)
+        for name in norms
+    ]
+    return torch.stack([mean.square().mean() for mean in means]).sum()
+
+
+@contextmanager
+def _sigint_as_event() -> Iterator[threading.Event]:
+    """Turn the first SIGINT into an event; the second is a KeyboardInterrupt as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def set_event(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, set_event)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
