@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 from support.nearest_models import infer, nearest, nearest_config, nearest_graph, write_model
-from support.processes import becomes_true, stub_pids
+from support.processes import becomes_true, child_pids
 
 pytestmark = pytest.mark.server
 
@@ -193,7 +193,7 @@ def test_threads_instances_and_file_name_come_from_the_config(tmp_path: Path) ->
         (tmp_path / name / "1" / "model.onnx").rename(tmp_path / name / "1" / "graph.onnx")
     with TritonServer(tmp_path) as server:
         counts: dict[str, list[int]] = {"one": [], "four": []}
-        for pid in stub_pids(server.pid):
+        for pid in child_pids(server.pid):
             command = Path(f"/proc/{pid}/cmdline").read_text()
             name = "one" if f"{tmp_path}/one/" in command else "four"
             counts[name].append(len(list(Path(f"/proc/{pid}/task").iterdir())))

@@ -30,11 +30,11 @@ from rt4ksr_server.supervisor import DISPOSABLE_STUB
 from support.nearest_models import infer, nearest
 from support.processes import (
     becomes_true,
+    child_pids,
     free_port,
     group_is_gone,
     regions,
     server_name,
-    stub_pids,
 )
 from support.servers import RepositoryFactory, ServerFactory
 from support.slow_link import SlowLink
@@ -71,7 +71,7 @@ def test_a_stopped_server_leaves_no_process_no_shared_memory_and_no_file(
     with TritonServer(nearest_repository([X2])) as server:
         pid, name = server.pid, server_name(server.http_url)
         assert np.array_equal(infer(server, X2.name, IMAGE), nearest(IMAGE, 2))
-        assert stub_pids(pid)
+        assert child_pids(pid)
         assert regions(name)
         assert list(temporary_folder.iterdir())
     assert group_is_gone(pid)
@@ -104,7 +104,7 @@ def test_killing_the_program_that_started_it_leaves_nothing(
         pid_text, http_url = program.stdout.readline().split()
         pid, name = int(pid_text), server_name(http_url)
         time.sleep(0.5)  # the thread that started it is long gone: it has to be still there
-        assert stub_pids(pid)
+        assert child_pids(pid)
         assert list(temporary_folder.iterdir())
         program.kill()
     assert becomes_true(
@@ -118,7 +118,8 @@ def test_killing_its_supervisor_kills_it_and_its_stubs(
 ) -> None:
     with TritonServer(nearest_repository([X2])) as server:
         name = server_name(server.http_url)
-        os.kill(int(Path(f"/proc/{server.pid}/stat").read_text().split()[3]), signal.SIGKILL)
+        (supervisor,) = (pid for pid in child_pids(os.getpid()) if server.pid in child_pids(pid))
+        os.kill(supervisor, signal.SIGKILL)
         with pytest.raises(ServerError, match="tritonserver ended with status"):
             server.wait()
         assert becomes_true(lambda: group_is_gone(server.pid))
@@ -200,7 +201,7 @@ def test_stopping_finalizes_models_that_have_something_to_finalize(tmp_path: Pat
 
 
 def test_models_of_this_project_have_nothing_to_finalize(endpoint_server: TritonServer) -> None:
-    names = [Path(f"/proc/{pid}/comm").read_text() for pid in stub_pids(endpoint_server.pid)]
+    names = [Path(f"/proc/{pid}/comm").read_text() for pid in child_pids(endpoint_server.pid)]
 
     assert len(names) >= 4  # two networks and the two stages
     assert set(names) == {f"{DISPOSABLE_STUB}\n"}

@@ -21,15 +21,15 @@ def regions(name: str) -> list[Path]:
     return list(Path("/dev/shm").glob(f"{name}*"))
 
 
-def stub_pids(pid: int) -> list[int]:
-    """The Python stubs of the tritonserver ``pid``."""
+def child_pids(pid: int) -> list[int]:
+    """The child processes of ``pid``: the Python stubs of a tritonserver."""
     children = Path(f"/proc/{pid}/task/{pid}/children").parent.parent.glob("*/children")
     return [int(child) for file in children for child in file.read_text().split()]
 
 
 def tritonserver_of(pid: int) -> int | None:
     """The tritonserver that the program ``pid`` started through its supervisor, once it runs."""
-    children = [child for parent in stub_pids(pid) for child in stub_pids(parent)]
+    children = [child for parent in child_pids(pid) for child in child_pids(parent)]
     for child in children:
         if b"--model-repository" in Path(f"/proc/{child}/cmdline").read_bytes():
             return child
