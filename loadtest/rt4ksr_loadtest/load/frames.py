@@ -60,7 +60,7 @@ def stamp_frame(base: Frame, number: int) -> Frame:
     """Return uint8 ``(1, H, W, 3)``: ``base`` with the lowest 32 bits of ``number`` on it."""
     bits = np.unpackbits(np.array([number & 0xFFFFFFFF], ">u4").view(np.uint8))
     cells = np.where(bits.reshape(ROWS, COLUMNS), BRIGHT, DARK).astype(np.uint8)
-    batch = base[np.newaxis].copy()
+    batch: Frame = base[np.newaxis].copy()
     batch[0, :STAMP_HEIGHT_PX, :STAMP_WIDTH_PX] = np.kron(
         cells, np.ones((CELL_PX, CELL_PX), np.uint8)
     )[..., np.newaxis]

@@ -69,14 +69,18 @@ class FinishedRun:
 
     @property
     def steady_s(self) -> int:
-        """Number of whole seconds in :attr:`measured_s`, at least 1."""
-        return max(1, math.floor(self.stop_s) - math.ceil(self.timeline.measured_from_s))
+        """Number of whole seconds in :attr:`measured_s`; 0 if it is shorter than two seconds."""
+        return max(0, math.floor(self.stop_s) - math.ceil(self.timeline.measured_from_s))
 
 
 def summarize(run: FinishedRun) -> RunResult:
     """Return the result of ``run``, judged by its objectives."""
     options, timeline = run.options, run.timeline
-    measured, steady = timeline.measured, timeline.steady
+    measured = timeline.measured
+    # Rates are those of whole seconds, where there are any.
+    steady, steady_s = timeline.steady, float(run.steady_s)
+    if not run.steady_s:
+        steady, steady_s = measured, max(run.measured_s, 1e-3)
     steps = tuple(measure_level(timeline, level) for level in run.levels)
     steps = steps if len(steps) > 1 else ()
     started_at = datetime.fromtimestamp(timeline.start_s).astimezone()
@@ -85,10 +89,10 @@ def summarize(run: FinishedRun) -> RunResult:
         settings=_settings(run),
         machine=run.machine,
         measured_s=run.measured_s,
-        totals=_totals(measured, steady, run.steady_s),
+        totals=_totals(measured, steady, steady_s),
         latency=latency_of(LatencyHistogram(measured.latencies)),
         server=_server_work(measured.server),
-        generator=_generator(run, steady),
+        generator=_generator(steady, steady_s, timeline.memory_bytes_max),
         intervals=tuple(_intervals(timeline)),
         steps=steps,
         knee=knee_of(steps, options.objectives.p99_ms),
@@ -230,7 +234,7 @@ def _settings(run: FinishedRun) -> Settings:
     )
 
 
-def _totals(measured: Span, steady: Span, steady_s: int) -> Totals:
+def _totals(measured: Span, steady: Span, steady_s: float) -> Totals:
     """Count all requests; rates are those of ``steady``, which leaves out the last answers."""
     request_frames = measured.frames / measured.right if measured.right else 0.0
     return Totals(
@@ -245,15 +249,15 @@ def _totals(measured: Span, steady: Span, steady_s: int) -> Totals:
     )
 
 
-def _generator(run: FinishedRun, steady: Span) -> Generator:
-    busiest_share = max(steady.cpu_s.values(), default=0.0) / run.steady_s
+def _generator(steady: Span, steady_s: float, memory_bytes: int) -> Generator:
+    busiest_share = max(steady.cpu_s.values(), default=0.0) / steady_s
     (late_ms,) = steady.lateness.percentiles_ms(99)
     (median_ms,) = steady.latencies.percentiles_ms(50)
     is_late = late_ms > LATE_MS and late_ms > LATE_SHARE * median_ms
     return Generator(
-        cpu_cores=steady.cpu_s_total / run.steady_s,
+        cpu_cores=steady.cpu_s_total / steady_s,
         busiest_worker_share=busiest_share,
-        memory_bytes=run.timeline.memory_bytes_max,
+        memory_bytes=memory_bytes,
         late_ms_p99=late_ms,
         is_limit=busiest_share > BUSY_SHARE or is_late,
     )

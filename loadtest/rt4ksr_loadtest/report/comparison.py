@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from rt4ksr_loadtest.objectives import figures_of, judge_against
 from rt4ksr_loadtest.report import tables
 from rt4ksr_loadtest.report.html import render
-from rt4ksr_loadtest.report.plots import overlay_distributions, overlay_steps, overlay_timelines
 from rt4ksr_loadtest.report.wording import NONE, number, percent
 from rt4ksr_loadtest.result import RunResult, Verdict
 
@@ -83,14 +82,16 @@ def compare_page(comparison: Comparison, earlier: RunResult, later: RunResult) -
         LoadTestError: a result's latency histogram cannot be read.
 
     """
+    from rt4ksr_loadtest.report import plots  # imports matplotlib, which takes half a second
+
     runs = (earlier, later)
     return render(
         "compare.html",
         comparison=comparison,
         started_at=tuple(run.started_at.replace("T", " ") for run in runs),
-        timelines=overlay_timelines(runs),
-        distributions=overlay_distributions(runs),
-        steps=overlay_steps(runs),
+        timelines=plots.overlay_timelines(runs),
+        distributions=plots.overlay_distributions(runs),
+        steps=plots.overlay_steps(runs),
     )
 
 

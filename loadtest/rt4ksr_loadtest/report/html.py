@@ -10,12 +10,6 @@ from markupsafe import Markup
 
 from rt4ksr_loadtest.measurement.latency import read_distribution
 from rt4ksr_loadtest.report import tables, wording
-from rt4ksr_loadtest.report.plots import (
-    plot_distribution,
-    plot_knee,
-    plot_machines,
-    plot_timeline,
-)
 from rt4ksr_loadtest.result import RunResult
 
 __all__ = ["render", "run_page"]
@@ -28,6 +22,8 @@ def run_page(result: RunResult) -> str:
         LoadTestError: the result's latency histogram cannot be read.
 
     """
+    from rt4ksr_loadtest.report import plots  # imports matplotlib, which takes half a second
+
     distribution = read_distribution(result.latency.histogram)
     return render(
         "run.html",
@@ -35,11 +31,11 @@ def run_page(result: RunResult) -> str:
         headline=tables.headline(result),
         headline_caption=wording.describe_headline(result),
         load=wording.describe_load(result),
-        timeline=plot_timeline(result),
+        timeline=plots.plot_timeline(result),
         timeline_caption=wording.timeline_caption(result),
-        machines=plot_machines(result),
-        knee=plot_knee(result) if result.steps else "",
-        distribution=plot_distribution(distribution) if distribution.counts else Markup(),
+        machines=plots.plot_machines(result),
+        knee=plots.plot_knee(result) if result.steps else "",
+        distribution=plots.plot_distribution(distribution) if distribution.counts else Markup(),
         split=tables.server_split(result),
         server_reported=any(i.server_cpu_cores is not None for i in result.intervals),
         failures=tables.failures(result),
