@@ -1,4 +1,4 @@
-"""Several pieces of work under way at once, their results in order."""
+"""Run several pieces of work at once and yield their results in order."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def in_order(
     *,
     within: Cancellation | None = None,
 ) -> Generator[Result, None, None]:
-    """Yield ``work(item, cancellation)`` for each of ``items``, in their order.
+    """Yield ``work(item, cancellation)`` for each of ``items``, in order, from several threads.
 
-    At most ``in_flight`` items are under way or waiting to be fetched; ``items`` is consumed only
-    as far as that. However it ends (exhausted, an error, closed early, Ctrl-C, ``within``
-    cancelled), what is under way is cancelled, and over when this returns.
+    At most ``in_flight`` items are being worked on or waiting to be fetched; ``items`` is consumed
+    no further. However the generator ends (exhausted, an error, closed early, Ctrl-C, ``within``
+    cancelled), the work in flight is cancelled, and has ended when the generator returns.
     """
     cancellation = Cancellation()
     pending: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""The wire contract: what a served RT4KSR model is called, takes and returns.
+"""The wire contract: names, inputs and outputs of a served RT4KSR model.
 
 Everything derives from this module: the exporter's ``config.pbtxt``, the backend's checks, the
 client and the tests. It needs nothing but the standard library.
@@ -7,12 +7,12 @@ Request ``image``: UINT8, shape ``(N, H, W, 3)``, RGB, H and W multiples of
 :data:`SIZE_MULTIPLE_PX`. Response ``upscaled``: UINT8, shape ``(N, s*H, s*W, 3)``, RGB.
 All arithmetic between the two (scaling to [0, 1], clipping, rounding half to even) is the graph's.
 
-The image endpoint of such a model, an ensemble called :func:`image_endpoint`, takes and gives
+The image endpoint of such a model, an ensemble named by :func:`image_endpoint`, takes and returns
 encoded pictures. Request ``picture``: BYTES, shape ``(N, 1)``, each a whole file in one of
 :data:`PICTURE_FORMATS`, all of the same size in pixels. Response ``upscaled_picture``: BYTES,
 ``(N, 1)``. The request parameters of :class:`PictureParameter` say how the answer is encoded. In
-between are the stages :data:`DECODE_STAGE` and :data:`ENCODE_STAGE`, which hand on what surrounds
-the network as :data:`SIDECAR_NAME`, one for each picture.
+between are the stages :data:`DECODE_STAGE` and :data:`ENCODE_STAGE`. What bypasses the network
+(alpha, metadata) goes from one to the other as :data:`SIDECAR_NAME`, one for each picture.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ SIZE_MULTIPLE_PX: Final = 2
 """H and W must be multiples of this: the network starts with a pixel-unshuffle by 2."""
 
 MAX_INPUT_PX: Final = 3840 * 3840
-"""Most pixels (H times W) a server takes in one frame: a 4K picture, either way up. The client
-sends larger ones in tiles."""
+"""Most pixels (H times W) of one frame that a server accepts: a 4K picture in either orientation.
+The client sends larger ones in tiles."""
 
 MAX_SIDE_PX: Final = 2080
 """Longest side of a frame that every configuration of a model accepts: 2048 pixels and two halos.
@@ -79,7 +79,7 @@ ENCODE_STAGE: Final = "rt4ksr_encode"
 
 PictureFormat = Literal["jpeg", "png", "webp"]
 PICTURE_FORMATS: Final[tuple[PictureFormat, ...]] = get_args(PictureFormat)
-"""What the image endpoint reads and writes."""
+"""Formats that the image endpoint reads and writes."""
 DEFAULT_PICTURE_FORMAT: Final[PictureFormat] = "jpeg"
 
 MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
@@ -90,7 +90,7 @@ Content = Literal["any", "jpeg", "video"]
 
 
 class Parameter:
-    """Keys of the model config's ``parameters``, from which a client learns what it talks to."""
+    """Keys of the model config's ``parameters``, which describe the model to clients."""
 
     SCALE: Final = "scale"
     SIZE_MULTIPLE: Final = "size_multiple"
@@ -113,9 +113,9 @@ class PictureParameter:
     """Keys of a request's ``parameters`` (or HTTP headers, in any case) to the image endpoint."""
 
     FORMAT: Final = "format"
-    """One of :data:`PICTURE_FORMATS`: what the answer is to be."""
+    """Format of the answer, one of :data:`PICTURE_FORMATS`."""
     QUALITY: Final = "quality"
-    """1 to 100, of a JPEG or WebP."""
+    """Quality of a JPEG or WebP answer, 1 to 100."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ModelSpec:
     content: Content = "any"
 
     def __post_init__(self) -> None:
-        """Refuse a row that contradicts the contract."""
+        """Reject a row that contradicts the contract."""
         if self.scale < 1:
             raise ValueError(f"{self.name}: scale must be at least 1, got {self.scale}")
         if self.input_width_px % SIZE_MULTIPLE_PX or self.input_height_px % SIZE_MULTIPLE_PX:
@@ -157,7 +157,7 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
 
 
 def image_endpoint(model: str) -> str:
-    """Return the name of the ensemble that is ``model`` for encoded pictures."""
+    """Return the name of the ensemble that runs ``model`` on encoded pictures."""
     return f"{model}_image"
 
 
@@ -167,4 +167,4 @@ def models_for(content: Content) -> Mapping[int, ModelSpec]:
 
 
 DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = models_for("any")
-"""What ``scale=2`` means."""
+"""The model for each scale, unless another one is requested."""

@@ -1,15 +1,15 @@
-"""Every error this project raises on purpose, under one root.
+"""The errors that this project raises, all under one root.
 
     Rt4ksrError
     ├── PictureError              not a picture, truncated, too large, unsupported
-    ├── VideoError                not a video, broken, or of a kind that would come out wrong
-    ├── ServerError               what the server, or the way to it, refused
-    │   ├── ServerUnreachableError    nothing answers at the address
+    ├── VideoError                not a video, damaged, or of a kind that would come out wrong
+    ├── ServerError               the server, or the connection to it, failed
+    │   ├── ServerUnreachableError    no answer at the address, or a lost connection
     │   ├── ModelNotReadyError        the server answers; the model is absent or still loading
     │   ├── WrongScaleError           the served model upscales by another factor
     │   ├── DeadlineExceededError     no answer within the deadline
     │   ├── OverloadedError           the server's queue is full
-    │   └── InvalidRequestError       the server refused the request as malformed
+    │   └── InvalidRequestError       the server rejected the request as malformed
     ├── CheckpointError           rt4ksr_export: weights that cannot be read or do not fit
     ├── ExportError               rt4ksr_export: a repository that could not be made
     │   └── VerificationError         the exported graph differs from the network
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Rt4ksrError(Exception):
-    """Root of every error this project raises on purpose. Its text says what to do next."""
+    """Root of the errors that this project raises. The message says what to do next."""
 
 
 class PictureError(Rt4ksrError):
@@ -55,11 +55,11 @@ class VideoError(Rt4ksrError):
 
 
 class ServerError(Rt4ksrError):
-    """The server, or the way to it, refused the work."""
+    """The server, or the connection to it, failed."""
 
 
 class ServerUnreachableError(ServerError):
-    """Nothing answers at the address."""
+    """Nothing answers at the address, or the connection ended before the answer."""
 
 
 class ModelNotReadyError(ServerError):
@@ -75,11 +75,11 @@ class DeadlineExceededError(ServerError):
 
 
 class OverloadedError(ServerError):
-    """The server's queue is full, so it refused the request before working on it."""
+    """The server's queue is full, so it rejected the request before working on it."""
 
 
 class InvalidRequestError(ServerError):
-    """The server refused the request as malformed (shape, type or size)."""
+    """The server rejected the request as malformed (shape, type or size)."""
 
 
 class CheckpointError(Rt4ksrError):

@@ -1,4 +1,4 @@
-"""What a server says about itself, its models and their work so far."""
+"""A server's description of itself, its models and their work so far."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["ModelKind", "ModelStatistics", "ModelStatus", "ServerStatus", "read_
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """Requests answered and refused since the model was loaded, and mean times of an answer.
+    """Requests answered and failed since the model was loaded, and mean times of an answer.
 
-    ``queue_ms`` waiting for the model, ``input_ms`` and ``output_ms`` moving tensors to and from
-    it, ``infer_ms`` in it. Milliseconds per request; all 0 before the first answer.
+    ``queue_ms`` is the wait for the model, ``input_ms`` and ``output_ms`` move tensors to and from
+    it, ``infer_ms`` runs it. Milliseconds per request; all 0 before the first answer.
     """
 
     answered: int
@@ -51,8 +51,8 @@ class ModelStatistics:
 
 
 ModelKind = Literal["network", "endpoint", "stage", "unknown"]
-"""A network takes frames, an endpoint takes encoded pictures, a stage is a part of endpoints.
-Unknown: not rt4ksr-triton's, or not ready."""
+"""A network takes frames, an endpoint takes encoded pictures, a stage is a part of endpoints;
+unknown: another project's, or not ready."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_status(transport: Transport, call: Call) -> ServerStatus:
     except DeadlineExceededError:
         raise
     except ServerError:
-        # A server in production keeps its index to itself. What it has loaded has statistics.
+        # A server in production keeps its index private. Every model it has loaded has statistics.
         index = [{**model, "state": "READY"} for model in statistics]
     by_version = {(model["name"], model["version"]): model for model in statistics}
     return ServerStatus(
@@ -115,28 +115,22 @@ def _model_status(
     name, version = row["name"], row.get("version", "")
     ready = row.get("state") == "READY"
     config = transport.model_config(name, call) if ready else {}
+    kind: ModelKind = "unknown"
+    served = None
+    try:
+        served = ServedModel.from_config(config)
+        kind = "network"
+    except ServerError:
+        if Parameter.PROJECT_VERSION in config.get("parameters", {}):
+            kind = "endpoint" if config.get("ensemble_scheduling") else "stage"
     counts = statistics.get((name, version))
-    served = _served_model(config)
     return ModelStatus(
         name=name,
         version=version,
         ready=ready,
         reason=row.get("reason", ""),
-        kind="network" if served else _kind_beside_networks(config),
+        kind=kind,
         backend=config.get("backend", ""),
         served=served,
         statistics=None if counts is None else ModelStatistics.from_json(counts),
     )
-
-
-def _kind_beside_networks(config: dict[str, Any]) -> ModelKind:
-    if Parameter.PROJECT_VERSION not in config.get("parameters", {}):
-        return "unknown"
-    return "endpoint" if config.get("ensemble_scheduling") else "stage"
-
-
-def _served_model(config: dict[str, Any]) -> ServedModel | None:
-    try:
-        return ServedModel.from_config(config)
-    except ServerError:
-        return None

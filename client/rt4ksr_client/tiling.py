@@ -1,7 +1,7 @@
-"""Large pictures in pieces that come out as if they had been upscaled whole.
+"""Upscale large pictures tile by tile, with the same result as in one piece.
 
 An output pixel depends on input pixels up to the model's halo away. A tile is therefore sent with
-that margin around it, where the picture has one, and the margin's share of the answer is dropped.
+that margin around it, as far as the picture has one, and the margin is cropped off the answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ Infer = Callable[[Frame, Cancellation | None], Frame]
 
 @dataclass(frozen=True)
 class Span:
-    """A tile's extent along one axis, in input pixels: what is kept, and what is sent for it."""
+    """A tile's extent along one axis, in input pixels: the part to keep, and the part to send."""
 
     start: int
     stop: int
     sent_start: int
     sent_stop: int
+
+    def in_result(self, scale: int) -> slice:
+        """Return where the kept part is in the upscaled picture."""
+        return slice(self.start * scale, self.stop * scale)
+
+    def in_answer(self, scale: int) -> slice:
+        """Return where the kept part is in the upscaled tile."""
+        offset = self.start - self.sent_start
+        return slice(offset * scale, (offset + self.stop - self.start) * scale)
 
 
 @dataclass(frozen=True)
@@ -103,10 +112,10 @@ def upscale_in_tiles(
 
     Args:
         frame: uint8 ``(H, W, 3)``.
-        served: what the model needs around a tile.
+        served: the model; its halo is the margin.
         max_px: largest tile, in input pixels.
-        infer: upscales a batch.
-        cancellation: ends it from another thread.
+        infer: upscales a batch of one tile.
+        cancellation: ends the call from another thread.
 
     """
     height, width, channels = frame.shape
@@ -118,9 +127,10 @@ def upscale_in_tiles(
             tile.columns.sent_start : tile.columns.sent_stop,
         ]
         upscaled = infer(to_batch(sent, served.size_multiple), cancellation)[0]
-        rows, kept_rows = _places(tile.rows, served.scale)
-        columns, kept_columns = _places(tile.columns, served.scale)
-        result[rows, columns] = upscaled[kept_rows, kept_columns]
+        rows, columns, scale = tile.rows, tile.columns, served.scale
+        result[rows.in_result(scale), columns.in_result(scale)] = upscaled[
+            rows.in_answer(scale), columns.in_answer(scale)
+        ]
 
     tiles = plan_tiles(
         height,
@@ -133,10 +143,3 @@ def upscale_in_tiles(
     for _ in in_order(place, tiles, TILES_IN_FLIGHT, within=cancellation):
         pass
     return result
-
-
-def _places(span: Span, scale: int) -> tuple[slice, slice]:
-    """Return where a tile's kept part is in the result, and where in the tile's answer."""
-    offset = (span.start - span.sent_start) * scale
-    length = (span.stop - span.start) * scale
-    return slice(span.start * scale, span.stop * scale), slice(offset, offset + length)

@@ -345,6 +345,16 @@ def test_status_tells_what_runs_there(nearest_server: TritonServer, name: Transp
     assert model.statistics.infer_ms > 0
 
 
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_proxy_in_the_environment_is_not_used_for_this_host(
+    nearest_server: TritonServer, name: TransportName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with Upscaler(address(nearest_server, name), transport=name, timeout_s=10) as upscaler:
+        np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
+
+
 # asyncio
 
 

@@ -198,6 +198,38 @@ def test_a_server_that_says_it_will_close_is_believed(headers: tuple[str, ...]) 
     assert server.connections == 3
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n",
+        "HTTP/1.0 200 OK\r\n",
+        "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n",
+    ],
+)
+def test_an_answer_may_end_with_its_connection(head: str) -> None:
+    body = json.dumps({"name": "triton", "version": "2", "extensions": []}).encode()
+
+    def script(number: int, peer: Peer) -> None:
+        answer(peer, f"{head.format(len(body))}\r\n".encode() + body)
+        peer.close()
+
+    with serving(script) as (server, transport):
+        for _ in range(3):
+            assert transport.server_metadata(Call(5))["name"] == "triton"
+
+    assert server.connections == 3
+
+
+def test_an_error_may_end_with_its_connection() -> None:
+    def script(number: int, peer: Peer) -> None:
+        answer(peer, b'HTTP/1.1 400 Bad\r\nConnection: close\r\n\r\n{"error": "no"}')
+        peer.close()
+
+    with serving(script) as (_, transport), pytest.raises(InvalidRequestError, match="m: no"):
+        upscale(transport)
+
+
 @pytest.mark.parametrize("sizes", [(1,), (7, 100_000), (64,)])
 def test_a_proxy_may_send_the_answer_in_chunks(sizes: tuple[int, ...]) -> None:
     def script(number: int, peer: Peer) -> None:
@@ -265,8 +297,21 @@ def test_an_answer_cut_anywhere_is_an_error_of_ours(end: Callable[[Peer], None])
         ).encode(),
         b"[" * 100_000,
         b"\xff\xfe",
+        b'{"outputs": [{"name": "upscaled", "datatype": "UINT8", "shape": [Infinity]}]}',
     ],
-    ids=["empty", "list", "cut", "nothing", "number", "half", "shape", "size", "deep", "text"],
+    ids=[
+        "empty",
+        "list",
+        "cut",
+        "nothing",
+        "number",
+        "half",
+        "shape",
+        "size",
+        "deep",
+        "text",
+        "infinite",
+    ],
 )
 def test_a_header_that_is_none_is_an_error_of_ours(header: bytes) -> None:
     head = f"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: {len(header)}\r\n"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rt4ksr_client.transports import regions
@@ -63,3 +64,29 @@ def test_a_region_that_does_not_fit_leaves_no_name() -> None:
 
     ours = {path for path in set(Path("/dev/shm").iterdir()) - before if "client" in path.name}
     assert not ours
+
+
+@pytest.mark.parametrize(
+    ("sizes", "offsets"),
+    [
+        ([], [0]),
+        ([10], [0, 10]),
+        ([64, 1], [0, 64, 65]),
+        ([1, 100, 7], [0, 64, 192, 199]),
+        ([0, 5], [0, 0, 5]),
+    ],
+)
+def test_tensors_in_a_region_are_aligned(sizes: list[int], offsets: list[int]) -> None:
+    assert regions.offsets_bytes(sizes) == offsets
+
+
+def test_arrays_written_to_a_region_are_read_at_their_offsets() -> None:
+    planes = [np.arange(30, dtype=np.uint8).reshape(5, 6)[::-1], np.arange(8, dtype=np.uint16)]
+    region = regions.SystemRegion(4096)
+    Path("/dev/shm", region.name).unlink()
+    region.write(planes)
+
+    content = region.read(200)
+
+    np.testing.assert_array_equal(content[:30].reshape(5, 6), planes[0])
+    np.testing.assert_array_equal(content[64:80].view(np.uint16), planes[1])

@@ -30,7 +30,8 @@ from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_client.transports.encoded import EncodedTransport
 from rt4ksr_client.transports.fleet import FleetTransport
 from rt4ksr_client.transports.grpc import GrpcTransport
-from rt4ksr_client.transports.http import HttpTransport, error_for_exception
+from rt4ksr_client.transports.http import HttpTransport
+from rt4ksr_client.transports.http_pool import error_for_exception
 from rt4ksr_client.transports.negotiation import AutoTransport, AutoWireTransport
 from rt4ksr_client.transports.shared_memory import SharedMemoryTransport
 from rt4ksr_client.transports.status_codes import (

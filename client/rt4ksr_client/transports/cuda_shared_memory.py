@@ -27,9 +27,11 @@ _DEVICE = 0
 class CudaRegion(Region):
     """Memory of GPU 0, shared by CUDA's inter-process handles."""
 
+    kind = "Cuda"
+
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
-        self._cuda = _cuda_shared_memory()
+        self._cuda = import_cuda_shared_memory()
         try:
             handle = self._cuda.create_shared_memory_region(self.name, size_bytes, _DEVICE)
         except self._cuda.CudaSharedMemoryException as exc:
@@ -46,11 +48,6 @@ class CudaRegion(Region):
             byte_size=self.size_bytes,
         )
         control.control("CudaSharedMemoryRegister", request, call)
-
-    def unregister(self, control: GrpcTransport, call: Call) -> None:
-        """See :class:`~rt4ksr_client.transports.regions.Region`."""
-        request = service_pb2.CudaSharedMemoryUnregisterRequest(name=self.name)
-        control.control("CudaSharedMemoryUnregister", request, call)
 
     def write(self, arrays: Sequence[NDArray[Any]]) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
@@ -79,15 +76,13 @@ class CudaSharedMemoryTransport(SharedMemoryTransport):
 
     """
 
-    name = "cuda_shm"
-    memory = "Cuda"
-
     def __init__(self, endpoint: Endpoint) -> None:
-        _cuda_shared_memory()
-        super().__init__(endpoint, make_region=CudaRegion)
+        import_cuda_shared_memory()
+        super().__init__(endpoint, kind=CudaRegion)
 
 
-def _cuda_shared_memory() -> Any:
+def import_cuda_shared_memory() -> Any:
+    """Return tritonclient's module, which needs ``cuda-python``."""
     try:
         from tritonclient.utils import cuda_shared_memory
     except (ImportError, RuntimeError) as exc:  # tritonclient says RuntimeError

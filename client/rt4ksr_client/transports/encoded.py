@@ -29,12 +29,11 @@ from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport
 from rt4ksr_client.transports.messages import (
     InferRequest,
     InferResponse,
-    Parameters,
     RequestedOutput,
     Tensor,
 )
 
-__all__ = ["EncodedTransport", "decode_frame", "encode_frame", "pictures_tensor"]
+__all__ = ["EncodedTransport", "decode_frame", "encode_frame", "pictures_tensor", "split_pictures"]
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -54,6 +53,10 @@ class EncodedTransport(ForwardingTransport):
         )
         self._transport = transport
         self._format = format_
+        self._parameters: dict[str, str | int] = {PictureParameter.FORMAT: format_}
+        options = files.FORMATS[format_.upper()]
+        if "quality" in options:
+            self._parameters[PictureParameter.QUALITY] = options["quality"]
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
@@ -64,10 +67,10 @@ class EncodedTransport(ForwardingTransport):
             image_endpoint(request.model),
             [pictures_tensor([encode_frame(frame, self._format) for frame in batch])],
             [RequestedOutput(UPSCALED_PICTURE_NAME)],
-            _parameters(self._format),
+            self._parameters,
         )
         response = self._transport.infer(encoded, call)
-        pictures = _split_pictures(response.output(UPSCALED_PICTURE_NAME))
+        pictures = split_pictures(response.output(UPSCALED_PICTURE_NAME))
         frames = [decode_frame(picture, self._format) for picture in pictures]
         if len(frames) != len(batch):
             raise ServerError(
@@ -105,12 +108,18 @@ def decode_frame(picture: bytes, format_: PictureFormat) -> Frame:
 
 
 def pictures_tensor(pictures: Sequence[bytes]) -> Tensor:
-    """Return the request of an image endpoint: each picture behind its length."""
+    """Return the input of an image endpoint: each picture preceded by its length."""
     content = b"".join(part for one in pictures for part in (_LENGTH.pack(len(one)), one))
     return Tensor.from_content(PICTURE_NAME, PICTURE_DATATYPE, (len(pictures), 1), content)
 
 
-def _split_pictures(tensor: Tensor) -> list[bytes]:
+def split_pictures(tensor: Tensor) -> list[bytes]:
+    """Return the pictures in the answer of an image endpoint.
+
+    Raises:
+        ServerError: it is truncated.
+
+    """
     content, pictures, at = tensor.content, [], 0
     while at < len(content):
         try:
@@ -122,10 +131,3 @@ def _split_pictures(tensor: Tensor) -> list[bytes]:
             raise ServerError("the server's response is truncated")
         pictures.append(bytes(content[at - length : at]))
     return pictures
-
-
-def _parameters(format_: PictureFormat) -> Parameters:
-    parameters: dict[str, str | int] = {PictureParameter.FORMAT: format_}
-    if "quality" in files.FORMATS[format_.upper()]:
-        parameters[PictureParameter.QUALITY] = files.FORMATS[format_.upper()]["quality"]
-    return parameters

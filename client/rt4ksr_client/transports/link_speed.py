@@ -50,6 +50,18 @@ class FrameCost:
     codec_s_per_px: float
     bytes_per_px: float
 
+    @classmethod
+    def measure(cls, format_: PictureFormat) -> FrameCost:
+        """Encode and decode a sample with about as many bytes per pixel as a photograph."""
+        rows, columns = np.mgrid[0:_SAMPLE_PX, 0:_SAMPLE_PX]
+        shapes = 60 * np.sin(columns / 23)[..., None] * np.cos(rows / 17)[..., None]
+        tint = np.array([20.0, 0.0, -20.0])
+        noise = np.random.default_rng(0).normal(0, 2, (_SAMPLE_PX, _SAMPLE_PX, 1))
+        sample: Frame = np.clip(128 + tint + shapes + noise, 0, 255).astype(np.uint8)
+        duration_s = fastest_s(lambda: decode_frame(encode_frame(sample, format_), format_))
+        pixels = _SAMPLE_PX**2
+        return cls(duration_s / pixels, len(encode_frame(sample, format_)) / pixels)
+
 
 @dataclass(frozen=True)
 class WireTimes:
@@ -92,10 +104,6 @@ def measure_link(transport: Transport, format_: PictureFormat, call: Call) -> Wi
         ServerError: another reason not to answer.
 
     """
-    return WireTimes.of(_link_s_per_byte(transport, call), _frame_cost(format_))
-
-
-def _link_s_per_byte(transport: Transport, call: Call) -> float:
     s_per_byte = 0.0
     for side_px in _SIDES_PX:
         black = encode_frame(np.zeros((side_px, side_px, CHANNELS), np.uint8), "png")
@@ -106,36 +114,16 @@ def _link_s_per_byte(transport: Transport, call: Call) -> float:
             )
             transport.infer(request, call)
 
-        transfer_s = _fastest_s(partial(fetch, INPUT_NAME))
-        transfer_s -= _fastest_s(partial(fetch, SIDECAR_NAME))
+        transfer_s = fastest_s(partial(fetch, INPUT_NAME))
+        transfer_s -= fastest_s(partial(fetch, SIDECAR_NAME))
         s_per_byte = max(0.0, transfer_s) / (side_px**2 * CHANNELS)
         if transfer_s > _LONG_ENOUGH_S:
             break
-    return s_per_byte
+    return WireTimes.of(s_per_byte, FrameCost.measure(format_))
 
 
-def _frame_cost(format_: PictureFormat) -> FrameCost:
-    sample = _photograph_like(_SAMPLE_PX)
-    encoded = encode_frame(sample, format_)
-
-    def there_and_back() -> None:
-        decode_frame(encode_frame(sample, format_), format_)
-
-    pixels = _SAMPLE_PX**2
-    return FrameCost(_fastest_s(there_and_back) / pixels, len(encoded) / pixels)
-
-
-def _photograph_like(side_px: int) -> Frame:
-    """Return smooth shapes with a little noise, which take about as many bytes as a photograph."""
-    rows, columns = np.mgrid[0:side_px, 0:side_px]
-    shapes = 60 * np.sin(columns / 23)[..., None] * np.cos(rows / 17)[..., None]
-    tint = np.array([20.0, 0.0, -20.0])
-    noise = np.random.default_rng(0).normal(0, 2, (side_px, side_px, 1))
-    frame: Frame = np.clip(128 + tint + shapes + noise, 0, 255).astype(np.uint8)
-    return frame
-
-
-def _fastest_s(work: Callable[[], object]) -> float:
+def fastest_s(work: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of a few attempts."""
     times_s = []
     for _ in range(_TRIES):
         begin_s = time.perf_counter()

@@ -36,8 +36,8 @@ class NegotiatedTransport(ForwardingTransport):
         self._chosen: Transport | None = None
 
     @abc.abstractmethod
-    def _choose(self, call: Call) -> Transport:
-        """Return the transport to use from now on."""
+    def choose(self, call: Call) -> Transport:
+        """Return the transport to use from now on; called once."""
 
     @property
     def route(self) -> Route:  # type: ignore[override]
@@ -46,23 +46,24 @@ class NegotiatedTransport(ForwardingTransport):
 
     def negotiate(self, call: Call) -> Route:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        self._decide(call)
+        self.decide(call)
         return self.route
 
     def target(self, call: Call) -> AbstractContextManager[Transport]:
         """See :class:`~rt4ksr_client.transports.base.ForwardingTransport`."""
-        return nullcontext(self._decide(call))
+        return nullcontext(self.decide(call))
 
     def close(self) -> None:
         """Close the chosen transport."""
         if self._chosen is not None:
             self._chosen.close()
 
-    def _decide(self, call: Call) -> Transport:
+    def decide(self, call: Call) -> Transport:
+        """Return the chosen transport, after choosing it if no call did so before."""
         if self._chosen is None:
             with call.holding(self._lock, self.address):
                 if self._chosen is None:
-                    self._chosen = self._choose(call)
+                    self._chosen = self.choose(call)
         return self._chosen
 
 
@@ -77,13 +78,8 @@ class AutoTransport(NegotiatedTransport):
         super().__init__(endpoint.address)
         self._endpoint = endpoint
 
-    def _choose(self, call: Call) -> Transport:
-        chosen = self._open_shared_memory(call)
-        route = chosen.route
-        logger.info("%s: transport %s: %s", self.address, route.transport, route.transport_reason)
-        return chosen
-
-    def _open_shared_memory(self, call: Call) -> Transport:
+    def choose(self, call: Call) -> Transport:
+        """See :class:`NegotiatedTransport`."""
         reason = "the server maps this process's memory"
         shared = SharedMemoryTransport(
             dataclasses.replace(self._endpoint, transport="shm", reason=reason)
@@ -95,13 +91,14 @@ class AutoTransport(NegotiatedTransport):
             raise explain(exc, self, "", call) from exc
         except (ServerError, OSError) as exc:
             shared.close()
-            return self._open_grpc(exc, call)
+            return self._choose_grpc(exc, call)
         except BaseException:
             shared.close()
             raise
+        logger.info("%s: transport shm: %s", self.address, reason)
         return shared
 
-    def _open_grpc(self, obstacle: Exception, call: Call) -> Transport:
+    def _choose_grpc(self, obstacle: Exception, call: Call) -> Transport:
         reason = f"the server cannot map this process's memory: {obstacle}"
         transport = GrpcTransport(
             dataclasses.replace(self._endpoint, transport="grpc", reason=reason)
@@ -113,6 +110,7 @@ class AutoTransport(NegotiatedTransport):
             except BaseException:
                 transport.close()
                 raise
+        logger.info("%s: transport grpc: %s", self.address, reason)
         return transport
 
 
@@ -134,16 +132,21 @@ class AutoWireTransport(NegotiatedTransport):
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        chosen = self._decide(call)
-        if chosen is not self._transport and not self._encodes(request.model, call):
-            chosen = self._transport
+        chosen, model = self.decide(call), request.model
+        if chosen is not self._transport:
+            if model not in self._has_endpoint:
+                ready = self._transport.model_ready(image_endpoint(model), call)
+                self._has_endpoint[model] = ready
+            if not self._has_endpoint[model]:
+                chosen = self._transport
         return chosen.infer(request, call)
 
     def close(self) -> None:
         """Close the transport."""
         self._transport.close()
 
-    def _choose(self, call: Call) -> Transport:
+    def choose(self, call: Call) -> Transport:
+        """See :class:`NegotiatedTransport`."""
         chosen = self._transport
         route = chosen.negotiate(call)
         if route.shares_memory:
@@ -158,10 +161,3 @@ class AutoWireTransport(NegotiatedTransport):
                 self._wire_reason = f"{self._format}, {times}"
         logger.info("%s: wire %s: %s", self.address, chosen.route.wire, self._wire_reason)
         return chosen
-
-    def _encodes(self, model: str, call: Call) -> bool:
-        """Return whether this very model has an endpoint; asked once."""
-        if model not in self._has_endpoint:
-            ready = self._transport.model_ready(image_endpoint(model), call)
-            self._has_endpoint[model] = ready
-        return self._has_endpoint[model]

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from rt4ksr_client.call import Call
-from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
+from rt4ksr_client.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotReadyError,
+    OverloadedError,
+    ServerError,
+    ServerUnreachableError,
+)
+from rt4ksr_client.transports.base import explain
 from rt4ksr_client.transports.grpc import GrpcTransport
 
 __all__ = [
@@ -50,6 +58,7 @@ MAX_LENT: Final = 16
 _PREFIX: Final = "rt4ksr_client"
 _ALIGNMENT_BYTES: Final = 64
 _ROUND_BYTES: Final = 1 << 20
+_CONTROL_TIMEOUT_S: Final = 2.0
 _UNREGISTER_TIMEOUT_S: Final = 1.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 _POLL_INTERVAL_S: Final = 0.05
@@ -66,6 +75,9 @@ class Region(abc.ABC):
 
     """
 
+    kind: str
+    """Its name in Triton's messages."""
+
     def __init__(self, size_bytes: int) -> None:
         self.name = unique_name()
         self.size_bytes = size_bytes
@@ -73,10 +85,6 @@ class Region(abc.ABC):
     @abc.abstractmethod
     def register(self, control: GrpcTransport, call: Call) -> None:
         """Make the region known to the server."""
-
-    @abc.abstractmethod
-    def unregister(self, control: GrpcTransport, call: Call) -> None:
-        """Undo :meth:`register`; the server refuses while it uses the region."""
 
     @abc.abstractmethod
     def write(self, arrays: Sequence[NDArray[Any]]) -> None:
@@ -93,6 +101,8 @@ class Region(abc.ABC):
 
 class SystemRegion(Region):
     """System shared memory: mapped by both sides, readable by this user only."""
+
+    kind = "System"
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(size_bytes)
@@ -119,11 +129,6 @@ class SystemRegion(Region):
         finally:
             self._path.unlink()
 
-    def unregister(self, control: GrpcTransport, call: Call) -> None:
-        """See :class:`Region`."""
-        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=self.name)
-        control.control("SystemSharedMemoryUnregister", request, call)
-
     def write(self, arrays: Sequence[NDArray[Any]]) -> None:
         """See :class:`Region`."""
         for array, offset in zip(arrays, offsets_bytes([a.nbytes for a in arrays]), strict=False):
@@ -142,14 +147,14 @@ class SystemRegion(Region):
 
 
 class RegionPool:
-    """Regions made by ``make`` and registered with one server, reused from call to call.
+    """Regions of one kind that are registered with one server, and reused from call to call.
 
     May be shared between threads.
     """
 
-    def __init__(self, control: GrpcTransport, make: Callable[[int], Region]) -> None:
+    def __init__(self, control: GrpcTransport, kind: type[Region]) -> None:
         self._control = control
-        self._make = make
+        self._kind = kind
         self._lock = threading.Lock()
         # Appending to a list and removing from it are atomic: a region also comes back from the
         # garbage collector, which must not wait for a lock.
@@ -173,7 +178,7 @@ class RegionPool:
                 self._idle.remove(region)
                 return region
         self._sweep()
-        region = self._make(-(-size_bytes // _ROUND_BYTES) * _ROUND_BYTES)
+        region = self._kind(-(-size_bytes // _ROUND_BYTES) * _ROUND_BYTES)
         try:
             region.register(self._control, call)
         except BaseException:
@@ -187,6 +192,33 @@ class RegionPool:
         self._known.append(region)
         self._answered = True
         return region
+
+    @contextlib.contextmanager
+    def borrow(self, *sizes_bytes: int, call: Call) -> Iterator[list[Region]]:
+        """Take regions for one request; what is still in the list at the end comes back.
+
+        After an error that leaves open whether the server still writes to them, they are never
+        reused.
+        """
+        regions: list[Region] = []
+        may_be_in_use = True
+        try:
+            for size_bytes in sizes_bytes:
+                try:
+                    regions.append(self.take(size_bytes, call))
+                except ServerError as exc:
+                    raise explain(exc, self._control, "", call) from exc
+            yield regions
+            may_be_in_use = False
+        except (OSError, InvalidRequestError, ModelNotReadyError, OverloadedError):
+            may_be_in_use = False
+            raise
+        finally:
+            for region in regions:
+                if not may_be_in_use:
+                    self.give_back(region)
+                elif region in self._known:
+                    self._retired.append(region)
 
     def give_back(self, region: Region) -> None:
         """Take back a region that neither this side nor the server uses any more."""
@@ -203,17 +235,25 @@ class RegionPool:
         self.give_back(region)
         return copy
 
-    def retire(self, region: Region) -> None:
-        """Never reuse ``region``: the server may still write to it."""
-        if region in self._known:
-            self._retired.append(region)
+    def registered(self, call: Call) -> set[str]:
+        """Return the names of all regions that the server knows, of any client."""
+        reply = self._control_regions("Status", call.probe(_CONTROL_TIMEOUT_S))
+        return set(reply.regions)
 
-    def forget_all_but(self, names: Set[str]) -> None:
-        """Drop every region that is not among ``names``: the server does not know it."""
-        with self._lock:
-            for regions in (self._known, self._idle, self._retired):
-                for region in [one for one in regions if one.name not in names]:
-                    regions.remove(region)
+    def unregister_leftovers(self, call: Call) -> None:
+        """Have the server unmap the regions of clients that are gone."""
+        for name in filter(is_leftover, self.registered(call)):
+            with contextlib.suppress(ServerError):
+                self._control_regions("Unregister", call.probe(_CONTROL_TIMEOUT_S), name=name)
+
+    def has_lost(self, regions: Sequence[Region], call: Call) -> bool:
+        """Return whether the server does not know all of ``regions``, as after a restart."""
+        try:
+            registered = self.registered(call)
+        except ServerError:
+            return False
+        self._forget_all_but(registered)
+        return not registered.issuperset(region.name for region in regions)
 
     def close(self) -> None:
         """Unregister every region, waiting briefly for those that the server still uses.
@@ -229,7 +269,14 @@ class RegionPool:
                 break
             time.sleep(_POLL_INTERVAL_S)
         abandon(region.name for region in left)
-        self.forget_all_but(frozenset())
+        self._forget_all_but(frozenset())
+
+    def _forget_all_but(self, names: Set[str]) -> None:
+        """Drop every region that is not among ``names``: the server does not know it."""
+        with self._lock:
+            for regions in (self._known, self._idle, self._retired):
+                for region in [one for one in regions if one.name not in names]:
+                    regions.remove(region)
 
     def _sweep(self) -> None:
         """Unregister what is retired, and the oldest of too many idle regions."""
@@ -251,12 +298,17 @@ class RegionPool:
     def _unregister(self, region: Region) -> bool:
         """Return whether the server has unmapped the region; it refuses while it uses it."""
         try:
-            region.unregister(self._control, Call(_UNREGISTER_TIMEOUT_S))
+            self._control_regions("Unregister", Call(_UNREGISTER_TIMEOUT_S), name=region.name)
         except (ServerUnreachableError, DeadlineExceededError):
             return True
         except ServerError:
             return False
         return True
+
+    def _control_regions(self, verb: str, call: Call, **fields: str) -> Any:
+        method = f"{self._kind.kind}SharedMemory{verb}"
+        request = getattr(service_pb2, f"{method}Request")(**fields)
+        return self._control.control(method, request, call)
 
 
 class _Loan:
