@@ -81,12 +81,13 @@ def test_tensors_in_a_region_are_aligned(sizes: list[int], offsets: list[int]) -
 
 
 def test_arrays_written_to_a_region_are_read_at_their_offsets() -> None:
-    planes = [np.arange(30, dtype=np.uint8).reshape(5, 6)[::-1], np.arange(8, dtype=np.uint16)]
+    luma = np.arange(30, dtype=np.uint8).reshape(5, 6)[::-1]
+    chroma = np.arange(8, dtype=np.uint16)
     region = regions.SystemRegion(4096)
     Path("/dev/shm", region.name).unlink()
-    region.write(planes)
+    region.write([luma, chroma])
 
     content = region.read(200)
 
-    np.testing.assert_array_equal(content[:30].reshape(5, 6), planes[0])
-    np.testing.assert_array_equal(content[64:80].view(np.uint16), planes[1])
+    np.testing.assert_array_equal(content[:30].reshape(5, 6), luma)
+    np.testing.assert_array_equal(content[64:80].view(np.uint16), chroma)
