@@ -82,13 +82,13 @@ def test_every_transport_gives_the_same_picture(upscaler: Upscaler, size: tuple[
     np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
 
 
-def test_a_frame_that_is_a_view_with_strides_is_sent_right(upscaler: Upscaler) -> None:
+def test_a_strided_view_is_sent_correctly(upscaler: Upscaler) -> None:
     frame = noise(40, 60)[::-1, 5:55, ::-1]
 
     np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
 
 
-def test_a_message_far_beyond_grpcs_own_limit_passes(upscaler: Upscaler) -> None:
+def test_messages_may_exceed_grpcs_default_limit(upscaler: Upscaler) -> None:
     frame = noise(2000, 2096)
 
     np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
@@ -192,7 +192,7 @@ def test_map_keeps_the_order_and_the_kind(upscaler: Upscaler, in_flight: int) ->
         assert isinstance(picture, Image.Image)
 
 
-def test_results_keep_their_pixels_however_many_are_held(upscaler: Upscaler) -> None:
+def test_results_keep_their_pixels_while_many_are_held(upscaler: Upscaler) -> None:
     frames = [noise(100, 100, i) for i in range(60)]
 
     held = list(upscaler.map(frames))
@@ -202,7 +202,7 @@ def test_results_keep_their_pixels_however_many_are_held(upscaler: Upscaler) -> 
         np.testing.assert_array_equal(upscaled, doubled(frame))
 
 
-def test_a_view_of_a_result_outlives_everything_else(nearest_server: TritonServer) -> None:
+def test_a_view_of_a_result_outlives_the_client(nearest_server: TritonServer) -> None:
     frame = noise(100, 100)
     with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
         corner = upscaler.upscale(frame)[50:, 50:][::2]
@@ -221,7 +221,7 @@ def test_one_upscaler_serves_many_threads(upscaler: Upscaler) -> None:
         assert all(threads.map(work, range(80)))
 
 
-def test_what_is_local_goes_through_shared_memory_by_itself(nearest_server: TritonServer) -> None:
+def test_shared_memory_is_chosen_automatically_on_one_host(nearest_server: TritonServer) -> None:
     with Upscaler(nearest_server.grpc_url) as upscaler:
         assert upscaler.transport_name == "shm"
         assert "maps" in upscaler.transport_reason
@@ -232,7 +232,7 @@ def test_what_is_local_goes_through_shared_memory_by_itself(nearest_server: Trit
         )
 
 
-def test_where_memory_is_not_shared_it_goes_over_grpc_and_says_why(
+def test_grpc_is_chosen_with_a_reason_if_memory_is_not_shared(
     nearest_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As in a container with a /dev/shm of its own: the server does not find the region.
@@ -244,7 +244,7 @@ def test_where_memory_is_not_shared_it_goes_over_grpc_and_says_why(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_frame_that_finds_shared_memory_full_goes_over_grpc(nearest_server: TritonServer) -> None:
+def test_a_frame_goes_over_grpc_if_shared_memory_is_full(nearest_server: TritonServer) -> None:
     frame = noise(1000, 1000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
@@ -294,7 +294,7 @@ def test_closing_map_early_ends_it_and_keeps_the_client_usable(upscaler: Upscale
     np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
 
 
-def test_a_cancelled_call_ends_at_once_and_the_next_one_works(transport: Transport) -> None:
+def test_cancelling_ends_a_call_at_once_and_the_next_one_works(transport: Transport) -> None:
     batch = np.stack([noise(1080, 1920)] * 2)
     cancellation = Cancellation()
     threading.Timer(0.01, cancellation.cancel).start()
@@ -326,7 +326,9 @@ def test_a_deadline_too_short_is_an_error_and_the_next_call_works(transport: Tra
 
 
 @pytest.mark.parametrize("name", [*TRANSPORTS, "auto"])
-def test_status_tells_what_runs_there(nearest_server: TritonServer, name: TransportName) -> None:
+def test_status_describes_the_server_and_its_models(
+    nearest_server: TritonServer, name: TransportName
+) -> None:
     with Upscaler(address(nearest_server, name), transport=name) as upscaler:
         for _ in range(3):
             upscaler.upscale(noise(8, 8))
@@ -376,7 +378,9 @@ def test_gathered_calls_each_get_their_own_picture(
         np.testing.assert_array_equal(upscaled, doubled(frame))
 
 
-def test_async_map_keeps_the_order_and_the_loop_awake(nearest_server: TritonServer) -> None:
+def test_async_map_keeps_the_order_and_does_not_block_the_event_loop(
+    nearest_server: TritonServer,
+) -> None:
     frames = [noise(540, 960, i) for i in range(12)]
 
     async def source() -> AsyncIterator[Frame]:

@@ -84,7 +84,7 @@ def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
     assert arrived == list(range(60))
 
 
-def test_a_server_that_is_gone_for_good_is_said_to_be(
+def test_a_server_that_is_gone_for_good_is_reported(
     nearest_repository: RepositoryFactory,
 ) -> None:
     with TritonServer(nearest_repository()) as server:
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_for_good_is_said_to_be(
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
-def test_a_full_queue_is_waited_for(
+def test_requests_to_a_full_queue_are_retried(
     nearest_repository: RepositoryFactory, server_with: ServerFactory, name: TransportName
 ) -> None:
     def narrow(config: model_config_pb2.ModelConfig) -> None:
@@ -138,7 +138,7 @@ for _ in upscaler.map(np.zeros((540, 960, 3), np.uint8) for _ in range(10**6)):
 @pytest.mark.parametrize(
     "signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
 )
-def test_a_client_that_is_killed_leaves_nothing_for_long(
+def test_a_killed_client_leaves_nothing_for_long(
     nearest_server: TritonServer, signal_number: signal.Signals
 ) -> None:
     with subprocess.Popen(
@@ -160,7 +160,7 @@ def test_a_client_that_is_killed_leaves_nothing_for_long(
     assert not names_left(client.pid)
 
 
-def test_a_region_that_was_never_registered_goes_with_the_next_client(
+def test_the_next_client_removes_a_region_that_was_never_registered(
     nearest_server: TritonServer,
 ) -> None:
     make = "from rt4ksr_client.transports.regions import SystemRegion; SystemRegion(4096)"

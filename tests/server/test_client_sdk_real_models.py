@@ -29,7 +29,7 @@ def server(root: Path) -> Iterator[TritonServer]:
 
 @pytest.mark.parametrize("model", [spec.name for spec in DEFAULT_MODELS.values()])
 @pytest.mark.parametrize("size", [(360, 640), (241, 333)])
-def test_a_picture_sent_in_tiles_is_the_one_sent_whole(
+def test_a_picture_sent_in_tiles_equals_the_one_sent_whole(
     size: tuple[int, int], model: str, server: TritonServer, photograph: Path
 ) -> None:
     height, width = size
@@ -52,7 +52,7 @@ def busy_s(transport: Transport, model: str) -> float:
     return sum(int(row[stage]["ns"]) for row in statistics["batch_stats"] for stage in stages) / 1e9
 
 
-def test_map_keeps_the_server_busy_while_the_user_is(server: TritonServer) -> None:
+def test_map_keeps_the_server_busy_while_the_caller_works(server: TritonServer) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
     with (
         open_transport(Connection(server.grpc_url, "grpc")) as watching,

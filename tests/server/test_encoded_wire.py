@@ -57,7 +57,7 @@ def encoding(way: tuple[str, TransportName]) -> Iterator[Upscaler]:
         yield upscaler
 
 
-def test_jpeg_gives_the_same_picture_but_for_its_loss(encoding: Upscaler, photo: Frame) -> None:
+def test_jpeg_differs_only_by_its_compression_loss(encoding: Upscaler, photo: Frame) -> None:
     upscaled = encoding.upscale(photo)
 
     assert psnr_db(upscaled, doubled(photo)) > 40
@@ -71,7 +71,7 @@ def test_png_gives_exactly_the_same_picture(way: tuple[str, TransportName], phot
         np.testing.assert_array_equal(upscaler.upscale(photo), doubled(photo))
 
 
-def test_webp_gives_the_same_picture_but_for_its_loss(
+def test_webp_differs_only_by_its_compression_loss(
     endpoint_server: TritonServer, photo: Frame
 ) -> None:
     url = endpoint_server.grpc_url
@@ -79,7 +79,7 @@ def test_webp_gives_the_same_picture_but_for_its_loss(
         assert psnr_db(upscaler.upscale(photo), doubled(photo)) > 30
 
 
-def test_alpha_and_gray_stay_with_the_client_and_are_exact(
+def test_alpha_and_gray_are_upscaled_by_the_client_and_are_exact(
     encoding: Upscaler, endpoint_server: TritonServer, photo: Frame
 ) -> None:
     image = Image.fromarray(photo).convert("RGBA")
@@ -95,7 +95,7 @@ def test_alpha_and_gray_stay_with_the_client_and_are_exact(
     assert encoding.upscale(image.convert("L")).mode == "L"
 
 
-def test_tiles_travel_encoded_too(endpoint_server: TritonServer, photo: Frame) -> None:
+def test_tiles_are_sent_encoded_too(endpoint_server: TritonServer, photo: Frame) -> None:
     before = answered(endpoint_server, "rt4ksr_x2_image")
     with Upscaler(
         endpoint_server.grpc_url,
@@ -110,7 +110,7 @@ def test_tiles_travel_encoded_too(endpoint_server: TritonServer, photo: Frame) -
     assert answered(endpoint_server, "rt4ksr_x2_image") - before >= 9
 
 
-def test_several_at_once_come_in_order(encoding: Upscaler) -> None:
+def test_map_keeps_the_order_of_encoded_frames(encoding: Upscaler) -> None:
     frames = [np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 25)]
 
     upscaled = list(encoding.map(frames, in_flight=4))
@@ -119,7 +119,7 @@ def test_several_at_once_come_in_order(encoding: Upscaler) -> None:
         assert np.abs(large.astype(int) - doubled(frame)).max() <= 1
 
 
-def test_asyncio_does_the_same(endpoint_server: TritonServer, photo: Frame) -> None:
+def test_encoded_frames_work_with_asyncio(endpoint_server: TritonServer, photo: Frame) -> None:
     async def run() -> tuple[Frame, str, str]:
         async with AsyncUpscaler(
             endpoint_server.grpc_url, scale=2, wire="encoded", wire_format="png"
@@ -143,7 +143,7 @@ def test_a_deadline_ends_an_encoded_call(way: tuple[str, TransportName], photo: 
         transport.upscale(model, np.stack([photo[:210, :300]]), Call(0.001))
 
 
-def test_a_server_without_endpoints_says_which_model_it_lacks(
+def test_the_error_names_the_endpoint_that_a_server_lacks(
     nearest_server: TritonServer, photo: Frame
 ) -> None:
     with (
@@ -156,7 +156,7 @@ def test_a_server_without_endpoints_says_which_model_it_lacks(
 # auto
 
 
-def test_on_one_host_auto_shares_memory(endpoint_server: TritonServer, photo: Frame) -> None:
+def test_auto_shares_memory_on_one_host(endpoint_server: TritonServer, photo: Frame) -> None:
     with Upscaler(endpoint_server.grpc_url, scale=2, wire="auto") as upscaler:
         np.testing.assert_array_equal(upscaler.upscale(photo), doubled(photo))
         assert (upscaler.transport_name, upscaler.wire_name) == ("shm", "raw")
@@ -164,7 +164,7 @@ def test_on_one_host_auto_shares_memory(endpoint_server: TritonServer, photo: Fr
 
 
 @pytest.mark.parametrize("name", ["grpc", "http"])
-def test_auto_measures_the_link_and_says_what_it_found(
+def test_auto_measures_the_link_and_gives_the_figures_as_its_reason(
     endpoint_server: TritonServer, photo: Frame, name: TransportName
 ) -> None:
     url = endpoint_server.http_url if name == "http" else endpoint_server.grpc_url
@@ -175,7 +175,7 @@ def test_auto_measures_the_link_and_says_what_it_found(
 
 
 @pytest.mark.parametrize(("times", "name"), [(SLOW, "encoded"), (FAST, "raw")])
-def test_auto_encodes_where_that_is_faster(
+def test_auto_encodes_if_that_is_faster(
     endpoint_server: TritonServer,
     photo: Frame,
     times: WireTimes,
@@ -194,7 +194,7 @@ def test_auto_encodes_where_that_is_faster(
     assert after - before == (name == "encoded")
 
 
-def test_auto_is_raw_where_the_server_has_no_endpoint(
+def test_auto_is_raw_if_the_server_has_no_endpoint(
     nearest_server: TritonServer, photo: Frame
 ) -> None:
     with Upscaler(nearest_server.grpc_url, scale=2, transport="grpc", wire="auto") as upscaler:
@@ -202,7 +202,7 @@ def test_auto_is_raw_where_the_server_has_no_endpoint(
         assert upscaler.wire_reason == "the server has no image endpoint"
 
 
-def test_auto_is_raw_for_the_model_that_has_no_endpoint(
+def test_auto_is_raw_for_a_model_without_an_endpoint(
     production: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rt4ksr_client.transports.negotiation.measure_link", lambda *_: SLOW)
@@ -214,7 +214,7 @@ def test_auto_is_raw_for_the_model_that_has_no_endpoint(
     np.testing.assert_array_equal(upscaled, frame.repeat(3, axis=0).repeat(3, axis=1))
 
 
-def test_of_two_servers_each_has_its_wire(
+def test_each_of_two_servers_has_its_own_wire(
     endpoint_server: TritonServer, nearest_server: TritonServer
 ) -> None:
     both = f"{endpoint_server.grpc_url},{nearest_server.grpc_url}"
@@ -225,7 +225,7 @@ def test_of_two_servers_each_has_its_wire(
 
 
 @pytest.mark.parametrize("transport", ["shm", "cuda_shm"])
-def test_shared_memory_is_not_for_encoded_frames(transport: TransportName) -> None:
+def test_encoded_frames_through_shared_memory_are_rejected(transport: TransportName) -> None:
     with pytest.raises(ValueError, match="use grpc or http"):
         Upscaler(transport=transport, wire="encoded")
 
@@ -246,7 +246,7 @@ def test_the_command_sends_encoded_frames(
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), doubled(photo))
 
 
-def test_a_server_for_the_call_has_the_endpoint_too(
+def test_a_local_server_has_the_image_endpoint_too(
     nearest_repository: Callable[..., Path],
     photo: Frame,
     tmp_path: Path,
@@ -265,7 +265,7 @@ def test_a_server_for_the_call_has_the_endpoint_too(
     assert psnr_db(np.asarray(Image.open("out.png")), doubled(photo)) > 40
 
 
-def test_status_says_how_frames_travel_and_what_takes_pictures(
+def test_status_shows_the_wire_and_the_image_endpoints(
     endpoint_server: TritonServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--url", endpoint_server.grpc_url, "--transport", "grpc", "--wire", "auto"]
@@ -283,7 +283,7 @@ def test_status_says_how_frames_travel_and_what_takes_pictures(
     assert "of this link" in told["wire_reason"]
 
 
-def test_a_limit_for_sources_does_not_limit_answers(
+def test_the_pixel_limit_for_sources_does_not_apply_to_answers(
     endpoint_server: TritonServer, photo: Frame, tmp_path: Path
 ) -> None:
     Image.fromarray(photo).save(tmp_path / "in.png")
@@ -296,7 +296,7 @@ def test_a_limit_for_sources_does_not_limit_answers(
     assert ended.value.code == 0
 
 
-def test_the_link_is_measured_in_seconds_a_byte(endpoint_server: TritonServer) -> None:
+def test_the_measured_link_speed_is_plausible(endpoint_server: TritonServer) -> None:
     with open_transport(Connection(endpoint_server.grpc_url, "grpc")) as transport:
         times = measure_link(transport, "jpeg", Call(30))
 

@@ -12,7 +12,7 @@ from rt4ksr_client.call import Call, Cancellation
 from rt4ksr_client.errors import DeadlineExceededError
 
 
-def test_a_cancellation_stops_what_runs_and_refuses_what_comes() -> None:
+def test_a_cancellation_ends_calls_in_flight_and_rejects_later_ones() -> None:
     cancellation, stopped = Cancellation(), threading.Event()
 
     def works() -> None:
@@ -38,13 +38,13 @@ def test_a_call_counts_down_to_its_deadline() -> None:
     assert call.left_s() <= 10.0
 
 
-def test_after_the_deadline_it_names_what_was_waited_for() -> None:
+def test_the_error_after_the_deadline_names_what_was_waited_for() -> None:
     with pytest.raises(DeadlineExceededError, match=r"^host:1: no answer within 0 s$"):
         Call(0).required_s("host:1")
     assert Call(-1).left_s() < 0
 
 
-def test_a_cancelled_call_needs_no_more_time() -> None:
+def test_a_cancelled_call_raises_everywhere() -> None:
     cancellation = Cancellation()
     call = Call(10.0, cancellation)
     cancellation.cancel()
@@ -54,7 +54,7 @@ def test_a_cancelled_call_needs_no_more_time() -> None:
             use()
 
 
-def test_a_side_question_has_its_own_deadline_and_the_same_cancellation() -> None:
+def test_a_probe_has_its_own_deadline_and_the_same_cancellation() -> None:
     cancellation = Cancellation()
     probe = Call(0, cancellation).probe(5.0)
 

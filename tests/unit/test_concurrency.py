@@ -12,7 +12,7 @@ from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import check_in_flight, in_order
 
 
-def test_results_come_in_the_order_of_the_items() -> None:
+def test_results_come_in_order() -> None:
     def work(item: int, cancellation: Cancellation) -> int:
         time.sleep(random.uniform(0, 0.005))
         return item * item
@@ -21,7 +21,7 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 8])
-def test_items_are_fetched_only_as_far_as_they_are_worked_on(in_flight: int) -> None:
+def test_no_more_items_are_fetched_than_are_in_flight(in_flight: int) -> None:
     fetched = 0
 
     def items() -> Iterator[int]:
@@ -34,7 +34,7 @@ def test_items_are_fetched_only_as_far_as_they_are_worked_on(in_flight: int) -> 
         assert fetched <= done + in_flight
 
 
-def test_nothing_is_fetched_before_the_first_result_is_wanted() -> None:
+def test_no_item_is_fetched_before_the_first_result_is_requested() -> None:
     def items() -> Iterator[int]:
         raise AssertionError("too early")
         yield 1
@@ -42,7 +42,7 @@ def test_nothing_is_fetched_before_the_first_result_is_wanted() -> None:
     in_order(lambda item, _: item, items(), 4)
 
 
-def test_several_are_under_way_at_once() -> None:
+def test_several_items_are_in_flight_at_once() -> None:
     together = threading.Barrier(3)
 
     def work(item: int, cancellation: Cancellation) -> int:
@@ -62,7 +62,7 @@ def threads() -> int:
     return sum(thread.name.startswith("rt4ksr") for thread in threading.enumerate())
 
 
-def test_closing_early_ends_what_is_under_way() -> None:
+def test_closing_early_cancels_the_work_in_flight() -> None:
     results = in_order(blocked, range(10), 4)
     assert next(results) == 0
     begin_s = time.monotonic()
@@ -73,7 +73,7 @@ def test_closing_early_ends_what_is_under_way() -> None:
     assert threads() == 0
 
 
-def test_an_error_comes_in_its_place_and_ends_the_rest() -> None:
+def test_an_error_is_raised_in_its_place_and_cancels_the_rest() -> None:
     def work(item: int, cancellation: Cancellation) -> int:
         if item == 2:
             raise LookupError("two")
@@ -89,7 +89,7 @@ def test_an_error_comes_in_its_place_and_ends_the_rest() -> None:
     assert threads() == 0
 
 
-def test_an_error_of_the_items_ends_the_rest() -> None:
+def test_an_error_of_the_iterable_cancels_the_rest() -> None:
     def items() -> Iterator[int]:
         yield from (0, 1, 2)
         raise OSError("the film is torn")
@@ -99,7 +99,7 @@ def test_an_error_of_the_items_ends_the_rest() -> None:
     assert threads() == 0
 
 
-def test_cancelling_around_it_ends_it() -> None:
+def test_an_outer_cancellation_cancels_the_work() -> None:
     outer = Cancellation()
     threading.Timer(0.1, outer.cancel).start()
 
@@ -109,6 +109,6 @@ def test_cancelling_around_it_ends_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1])
-def test_nothing_under_way_is_no_way_to_work(wrong: int) -> None:
+def test_fewer_than_one_in_flight_is_rejected(wrong: int) -> None:
     with pytest.raises(ValueError, match="in_flight"):
         check_in_flight(wrong)

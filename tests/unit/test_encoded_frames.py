@@ -76,7 +76,7 @@ def test_a_frame_goes_to_the_endpoint_of_its_model_with_the_clients_own_quality(
     assert request.parameters == {"format": format_, **quality}
 
 
-def test_several_pictures_lie_behind_one_another() -> None:
+def test_several_pictures_are_concatenated_with_their_lengths() -> None:
     tensor = pictures_tensor([b"one", b"", b"three"])
 
     assert tensor.shape == (3, 1)
@@ -97,7 +97,7 @@ def test_several_pictures_lie_behind_one_another() -> None:
     ],
     ids=["nothing", "half a length", "short", "endless", "two", "cut png", "jpeg", "svg"],
 )
-def test_an_answer_that_is_no_picture_is_the_servers_error(content: bytes, reason: str) -> None:
+def test_an_answer_without_a_picture_is_a_server_error(content: bytes, reason: str) -> None:
     transport = EncodedTransport(Answering(content), "png")
 
     with pytest.raises(ServerError, match=reason):
@@ -129,7 +129,7 @@ def test_the_output_is_named_in_the_contract() -> None:
     assert UPSCALED_PICTURE_NAME == "upscaled_picture"
 
 
-def test_what_is_no_frame_is_passed_on_as_it_is() -> None:
+def test_requests_for_anything_but_frames_are_passed_on() -> None:
     inner = Answering(b"")
     planes = [
         Tensor.from_array(name, np.zeros((1, 4, 4), np.uint16)) for name in ("luma", "chroma")

@@ -63,7 +63,7 @@ def answers(fleet: FleetTransport, count: int) -> list[int]:
     return [int(fleet.upscale(MODEL, SMALL, Call(1)).flat[0]) for _ in range(count)]
 
 
-def test_work_goes_round() -> None:
+def test_calls_are_spread_evenly() -> None:
     fleet = FleetTransport([Local(0), Local(1), Local(2)])
 
     assert sorted(answers(fleet, 9)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -101,7 +101,7 @@ def test_a_server_that_failed_rests_and_comes_back(
     assert 0 in answers(fleet, 2)
 
 
-def test_where_all_servers_are_down_each_is_still_tried() -> None:
+def test_if_all_servers_are_down_each_is_still_tried() -> None:
     members = [Local(0), Local(1)]
     fleet = FleetTransport(members)
     fleet.close()
@@ -131,7 +131,7 @@ def test_one_server_answers_every_question() -> None:
     assert not fleet.model_ready("other", Call(1))
 
 
-def test_its_route_names_each_transport_once_and_each_reason() -> None:
+def test_the_route_names_each_transport_once_and_every_reason() -> None:
     members = [Local(0), Local(1), Local(2)]
     members[1].route = Route("shm", "mapped", "encoded", "slow link")
 

@@ -28,7 +28,7 @@ def test_a_frame_that_fits_is_sent_without_a_copy() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (4, 3), (5, 7)])
 @pytest.mark.parametrize("multiple", [1, 2, 8])
-def test_a_frame_that_does_not_fit_grows_by_its_own_last_row_and_column(
+def test_an_odd_frame_is_padded_with_its_last_row_and_column(
     size: tuple[int, int], multiple: int
 ) -> None:
     height, width = size

@@ -186,7 +186,7 @@ def test_a_fresh_connection_is_not_retried_here_and_a_stale_one_once() -> None:
     "headers",
     [("Connection: close",), ("Connection: close", "Server: proxy")],
 )
-def test_a_server_that_says_it_will_close_is_believed(headers: tuple[str, ...]) -> None:
+def test_connection_close_is_respected(headers: tuple[str, ...]) -> None:
     def script(number: int, peer: Peer) -> None:
         answer(peer, response_of({OUTPUT_NAME: FRAME}, *headers))
         peer.close()
@@ -243,7 +243,7 @@ def test_a_proxy_may_send_the_answer_in_chunks(sizes: tuple[int, ...]) -> None:
     assert server.connections == 1
 
 
-def test_what_follows_an_answer_is_not_taken_for_the_next_one() -> None:
+def test_surplus_bytes_are_not_read_as_the_next_answer() -> None:
     def script(number: int, peer: Peer) -> None:
         while answer(peer, GOOD + b"surplus"):
             pass
@@ -257,7 +257,9 @@ def test_what_follows_an_answer_is_not_taken_for_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset], ids=["closed", "reset"])
-def test_an_answer_cut_anywhere_is_an_error_of_ours(end: Callable[[Peer], None]) -> None:
+def test_a_truncated_answer_is_a_server_error_but_not_overloaded(
+    end: Callable[[Peer], None],
+) -> None:
     cuts = iter(range(0, len(GOOD), 7))
 
     def script(number: int, peer: Peer) -> None:
@@ -313,7 +315,7 @@ def test_an_answer_cut_anywhere_is_an_error_of_ours(end: Callable[[Peer], None])
         "infinite",
     ],
 )
-def test_a_header_that_is_none_is_an_error_of_ours(header: bytes) -> None:
+def test_a_malformed_header_is_a_server_error(header: bytes) -> None:
     head = f"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: {len(header)}\r\n"
 
     def script(number: int, peer: Peer) -> None:
@@ -323,7 +325,7 @@ def test_a_header_that_is_none_is_an_error_of_ours(header: bytes) -> None:
         upscale(transport)
 
 
-def test_an_answer_of_a_web_page_is_an_error_of_ours() -> None:
+def test_a_web_page_as_an_answer_is_a_server_error() -> None:
     page = b"<html>welcome to the hotel</html>"
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page)
 
@@ -334,7 +336,7 @@ def test_an_answer_of_a_web_page_is_an_error_of_ours() -> None:
             transport.server_metadata(Call(5))
 
 
-def test_a_gateways_page_for_a_server_that_is_down_is_told_by_its_status() -> None:
+def test_a_gateways_error_page_is_an_unreachable_server() -> None:
     body = b"<html>502 Bad Gateway</html>"
     head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -353,9 +355,7 @@ def test_a_gateways_page_for_a_server_that_is_down_is_told_by_its_status() -> No
     ("ready", "expected"),
     [(READY, OverloadedError), (error_response(400, "loading"), ModelNotReadyError)],
 )
-def test_a_503_is_explained_by_the_models_readiness(
-    ready: bytes, expected: type[ServerError]
-) -> None:
+def test_a_503_means_overloaded_or_not_ready(ready: bytes, expected: type[ServerError]) -> None:
     def script(number: int, peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             peer.send(ready if "ready" in request[0] else error_response(503, "full"))
@@ -378,7 +378,7 @@ def test_a_refusal_of_a_large_request_is_read_although_it_was_not_sent() -> None
 
 
 @pytest.mark.parametrize("sent", [0, 30, len(GOOD) - 20], ids=["nothing", "head", "most"])
-def test_a_server_that_stalls_ends_at_the_deadline(sent: int) -> None:
+def test_a_call_to_a_stalled_server_ends_at_the_deadline(sent: int) -> None:
     def script(number: int, peer: Peer) -> None:
         peer.read_request()
         peer.send(GOOD[:sent])
@@ -392,7 +392,7 @@ def test_a_server_that_stalls_ends_at_the_deadline(sent: int) -> None:
     assert str(late.value) == f"{server.address}: m: no answer within 0.3 s"
 
 
-def test_a_server_that_does_not_read_ends_at_the_deadline() -> None:
+def test_a_call_to_a_server_that_does_not_read_ends_at_the_deadline() -> None:
     frame = np.zeros((1, 4000, 4000, 3), np.uint8)
 
     with serving(lambda number, peer: time.sleep(5)) as (_, transport):
@@ -403,7 +403,7 @@ def test_a_server_that_does_not_read_ends_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("sent", [None, 0, 30, len(GOOD) - 20])
-def test_a_cancellation_ends_a_call_wherever_it_is(sent: int | None) -> None:
+def test_a_call_can_be_cancelled_at_every_stage(sent: int | None) -> None:
     def script(number: int, peer: Peer) -> None:
         if sent is not None:
             peer.read_request()
@@ -420,7 +420,7 @@ def test_a_cancellation_ends_a_call_wherever_it_is(sent: int | None) -> None:
         assert time.monotonic() - begin_s < 2
 
 
-def test_a_cancellation_ends_the_wait_for_a_connection() -> None:
+def test_connecting_can_be_cancelled() -> None:
     cancellation = Cancellation()
     with socket.socket() as full, contextlib.ExitStack() as stack:
         full.bind(("127.0.0.1", 0))
@@ -472,7 +472,7 @@ def test_several_tensors_go_out_and_come_back() -> None:
         response.output("alpha")
 
 
-def test_the_answer_lies_in_one_writable_buffer() -> None:
+def test_the_answer_is_received_into_one_writable_buffer() -> None:
     with serving(answer_all) as (_, transport):
         upscaled: NDArray[np.uint8] = transport.upscale(MODEL, FRAME, Call(5))
 
@@ -480,7 +480,7 @@ def test_the_answer_lies_in_one_writable_buffer() -> None:
     assert not upscaled.flags.owndata
 
 
-def test_a_fork_does_not_use_its_parents_connections() -> None:
+def test_a_forked_process_opens_its_own_connections() -> None:
     with serving(answer_all) as (server, transport):
         upscale(transport)
         child = os.fork()
@@ -503,7 +503,7 @@ def test_proxies_in_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch)
         upscale(transport)
 
 
-def test_use_after_close_is_an_error_of_ours() -> None:
+def test_use_after_close_is_a_server_error() -> None:
     with serving(answer_all) as (_, transport):
         upscale(transport)
         transport.close()

@@ -17,7 +17,7 @@ from rt4ksr_client.transports.messages import DTYPES, InferRequest, RequestedOut
 from rt4ksr_client.transports.protobuf import decode_response, encode_request
 
 
-def test_a_request_is_what_protobuf_reads() -> None:
+def test_protobuf_reads_our_requests() -> None:
     batch = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)[:, :, ::-1]
     depth = np.arange(12, dtype=np.uint16).reshape(1, 3, 4)
     inputs = [Tensor.from_array(INPUT_NAME, batch), Tensor.from_array("depth", depth)]
@@ -55,7 +55,7 @@ def response(
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2, 3), (3, 11, 13, 3), (1, 500, 400, 3)])
-def test_a_response_of_protobuf_is_read_without_a_copy(shape: tuple[int, ...]) -> None:
+def test_a_response_is_read_without_a_copy(shape: tuple[int, ...]) -> None:
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     message = response(shape, batch.tobytes())
 
@@ -65,7 +65,7 @@ def test_a_response_of_protobuf_is_read_without_a_copy(shape: tuple[int, ...]) -
     assert np.shares_memory(decoded, np.frombuffer(message, np.uint8))
 
 
-def test_a_response_cut_anywhere_or_garbled_is_an_error_of_ours() -> None:
+def test_a_truncated_or_corrupt_response_is_a_server_error() -> None:
     shape = (1, 4, 4, 3)
     message = response(shape, bytes(math.prod(shape)))
 
@@ -92,7 +92,7 @@ def test_a_response_cut_anywhere_or_garbled_is_an_error_of_ours() -> None:
     ],
     ids=["short", "other", "type", "empty"],
 )
-def test_a_response_without_the_picture_is_an_error_of_ours(message: bytes) -> None:
+def test_a_response_without_the_picture_is_a_server_error(message: bytes) -> None:
     with pytest.raises(ServerError, match="holds no"):
         read(message)
 
@@ -116,7 +116,7 @@ def test_several_outputs_are_read_by_name_without_a_copy() -> None:
         assert np.shares_memory(decoded, np.frombuffer(serialised, np.uint8))
 
 
-def test_outputs_without_content_are_an_error_of_ours() -> None:
+def test_outputs_without_content_are_a_server_error() -> None:
     message = service_pb2.ModelInferResponse()
     message.outputs.add(name=OUTPUT_NAME, datatype="UINT8", shape=(1,))
 
@@ -133,14 +133,14 @@ def check_that_only_our_error_is_raised(message: bytes) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_whatever_the_bytes_nothing_but_an_error_of_ours_is_raised(message: bytes) -> None:
+def test_arbitrary_bytes_raise_nothing_but_a_server_error(message: bytes) -> None:
     check_that_only_our_error_is_raised(message)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6),
 )
-def test_a_response_garbled_in_places_raises_nothing_but_an_error_of_ours(
+def test_a_corrupt_response_raises_nothing_but_a_server_error(
     changes: list[tuple[int, int]],
 ) -> None:
     message = bytearray(response((1, 4, 4, 3), bytes(48)))
@@ -154,7 +154,7 @@ SHAPES = st.lists(st.integers(0, 7), min_size=1, max_size=4).map(tuple)
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), SHAPES, st.sampled_from(list(DTYPES)))), st.data())
-def test_what_is_encoded_is_what_protobuf_decodes_and_back(
+def test_tensors_survive_a_round_trip_through_protobuf(
     rows: list[tuple[str, tuple[int, ...], str]], data: st.DataObject
 ) -> None:
     tensors = []

@@ -13,7 +13,7 @@ import pytest
 from rt4ksr_client.transports import regions
 
 
-def test_region_names_are_unique_and_their_owner_lives() -> None:
+def test_region_names_are_unique_and_not_leftovers_while_their_owner_lives() -> None:
     names = {regions.unique_name() for _ in range(100)}
 
     assert len(names) == 100
@@ -44,7 +44,7 @@ def test_the_names_that_a_killed_process_left_are_removed() -> None:
 @pytest.mark.parametrize(
     "name", ["rt4ksr-0-1", "rt4ksr_client_1_2", "rt4ksr_client_0_999999999_1_0_ab", "x_1_2_3_4_5"]
 )
-def test_what_is_not_ours_or_cannot_be_seen_from_here_is_no_leftover(name: str) -> None:
+def test_names_of_others_and_of_other_namespaces_are_not_leftovers(name: str) -> None:
     assert not regions.is_leftover(name)
 
 

@@ -51,16 +51,16 @@ def test_pauses_grow_to_their_limit_with_jitter() -> None:
 
 
 @pytest.mark.parametrize("wrong", [(0, 2, 1), (2, 2, 1), (0.1, 0.5, 1), (-1, 2, 1)])
-def test_pauses_that_do_not_grow_are_refused(wrong: tuple[float, float, float]) -> None:
+def test_pauses_that_do_not_grow_are_rejected(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="grow"):
         Backoff(*wrong)
 
 
-def test_an_overloaded_server_is_asked_until_it_answers() -> None:
+def test_an_overloaded_server_is_retried_until_it_answers() -> None:
     assert run(Failing(OverloadedError, 20), Retries(QUICK)) == 21
 
 
-def test_never_beyond_the_deadline() -> None:
+def test_retries_end_at_the_deadline() -> None:
     overloaded = Failing(OverloadedError, 10**9)
     begin_s = time.monotonic()
 
@@ -71,7 +71,7 @@ def test_never_beyond_the_deadline() -> None:
     assert overloaded.attempts > 1
 
 
-def test_a_pause_that_ends_late_does_not_hide_what_went_wrong(
+def test_a_pause_that_ends_late_does_not_hide_the_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Call, "sleep", lambda self, pause_s: time.sleep(0.3))
@@ -80,7 +80,7 @@ def test_a_pause_that_ends_late_does_not_hide_what_went_wrong(
         run(Failing(OverloadedError, 10**9), Retries(QUICK), timeout_s=0.2)
 
 
-def test_each_attempt_is_given_the_time_that_is_left() -> None:
+def test_each_attempt_has_the_time_that_is_left() -> None:
     given: list[float] = []
     call = Call(1.0)
 
@@ -96,7 +96,7 @@ def test_each_attempt_is_given_the_time_that_is_left() -> None:
     assert all(later <= earlier - 0.02 for earlier, later in itertools.pairwise(given))
 
 
-def test_a_deadline_that_has_passed_allows_no_attempt() -> None:
+def test_no_attempt_is_made_after_the_deadline() -> None:
     attempt = Failing(OverloadedError, 0)
 
     with pytest.raises(DeadlineExceededError, match="within 0 s"):
@@ -105,7 +105,7 @@ def test_a_deadline_that_has_passed_allows_no_attempt() -> None:
 
 
 @pytest.mark.parametrize("error", [ServerUnreachableError, ModelNotReadyError])
-def test_at_first_contact_a_silent_server_is_given_up_soon(error: type[ServerError]) -> None:
+def test_an_unreachable_server_fails_early_at_first_contact(error: type[ServerError]) -> None:
     silent = Failing(error, 10**9)
 
     with pytest.raises(error):
@@ -114,7 +114,9 @@ def test_at_first_contact_a_silent_server_is_given_up_soon(error: type[ServerErr
 
 
 @pytest.mark.parametrize("error", [ServerUnreachableError, ModelNotReadyError])
-def test_a_server_that_has_answered_is_waited_for(error: type[ServerError]) -> None:
+def test_a_server_that_answered_before_is_retried_until_it_is_back(
+    error: type[ServerError],
+) -> None:
     retries = Retries(QUICK, first_contact_attempts=3)
     run(Failing(error, 0), retries)
 
@@ -124,7 +126,7 @@ def test_a_server_that_has_answered_is_waited_for(error: type[ServerError]) -> N
 @pytest.mark.parametrize(
     "error", [ServerError, InvalidRequestError, DeadlineExceededError, WrongScaleError]
 )
-def test_what_would_fail_again_is_not_tried_again(error: type[ServerError]) -> None:
+def test_permanent_failures_are_not_retried(error: type[ServerError]) -> None:
     attempt = Failing(error, 1)
 
     with pytest.raises(error):

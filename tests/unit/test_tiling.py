@@ -119,7 +119,7 @@ def test_without_a_limit_a_side_may_be_as_long_as_the_pixels_allow() -> None:
 
 @pytest.mark.parametrize("size", [(40, 60), (41, 59), (9, 200), (97, 33)])
 @pytest.mark.parametrize("max_px", [100, 700, 5000])
-def test_a_tiled_picture_is_the_whole_one(size: tuple[int, int], max_px: int) -> None:
+def test_a_tiled_picture_equals_the_whole_one(size: tuple[int, int], max_px: int) -> None:
     height, width = size
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
@@ -130,7 +130,7 @@ def test_a_tiled_picture_is_the_whole_one(size: tuple[int, int], max_px: int) ->
 
 
 @pytest.mark.parametrize("size", [(9, 300), (301, 9), (199, 200)])
-def test_a_picture_tiled_for_its_sides_is_the_whole_one(size: tuple[int, int]) -> None:
+def test_a_picture_tiled_for_its_sides_equals_the_whole_one(size: tuple[int, int]) -> None:
     height, width = size
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
@@ -148,7 +148,7 @@ def test_a_picture_tiled_for_its_sides_is_the_whole_one(size: tuple[int, int]) -
     assert longest <= 80
 
 
-def test_a_halo_too_small_would_be_noticed() -> None:
+def test_a_halo_that_is_too_small_changes_the_result() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     narrow = ServedModel("test", 2, 2, 2, 0, "", "")
 
@@ -157,7 +157,7 @@ def test_a_halo_too_small_would_be_noticed() -> None:
     assert (tiled != local_network(frame[np.newaxis], None)[0]).any()
 
 
-def test_only_a_few_tiles_are_under_way_at_once() -> None:
+def test_only_a_few_tiles_are_in_flight_at_once() -> None:
     lock, now, most = threading.Lock(), 0, 0
 
     def watched(batch: Frame, cancellation: Cancellation | None) -> Frame:

@@ -58,7 +58,7 @@ from rt4ksr_client.transports.status_codes import (
         ("a:1, http://b:2", "auto", FleetTransport),
     ],
 )
-def test_address_and_wish_lead_to_a_transport(
+def test_url_and_transport_name_resolve_to_a_transport(
     url: str, transport: TransportName, expected: type[Transport]
 ) -> None:
     with open_transport(Connection(url, transport)) as opened:
@@ -84,7 +84,7 @@ def test_address_and_wish_lead_to_a_transport(
         ("host:1", "pigeon"),
     ],
 )
-def test_an_address_or_a_wish_that_leads_nowhere_is_refused(url: str, transport: Any) -> None:
+def test_a_malformed_url_or_an_unsuitable_transport_is_rejected(url: str, transport: Any) -> None:
     with pytest.raises(ValueError, match=r"transport|scheme|address"):
         Connection(url, transport)
 
@@ -118,7 +118,7 @@ def test_the_wire_wraps_the_transport(wire: WireName, url: str, expected: type[T
         ("localhost.example.org:1", "localhost.example.org", 1, False),
     ],
 )
-def test_an_endpoint_knows_its_host_and_whether_it_is_this_one(
+def test_an_endpoint_knows_its_host_and_whether_it_is_loopback(
     address: str, host: str, port: int, is_loopback: bool
 ) -> None:
     endpoint = Endpoint(address, "grpc", "a test")
@@ -126,7 +126,7 @@ def test_an_endpoint_knows_its_host_and_whether_it_is_this_one(
     assert (endpoint.host, endpoint.port, endpoint.is_loopback) == (host, port, is_loopback)
 
 
-def test_which_transport_and_why_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_transport_and_its_reason_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "rt4ksr_client"):
         open_transport(Connection("http://host:1")).close()
         open_transport(Connection("host:1", "grpc")).close()
@@ -181,7 +181,7 @@ def test_every_http_status_becomes_one_of_our_errors() -> None:
         (ClosedPoolError(POOL, "Pool is closed."), ServerError),
     ],
 )
-def test_what_a_socket_raises_becomes_one_of_our_errors(
+def test_socket_and_urllib3_exceptions_become_our_errors(
     raised: Exception, expected: type[ServerError]
 ) -> None:
     error = error_for_exception(raised, "host:1", 3)
@@ -190,7 +190,7 @@ def test_what_a_socket_raises_becomes_one_of_our_errors(
     assert not str(error).endswith(" ")
 
 
-def test_every_error_of_a_server_is_used() -> None:
+def test_every_server_error_belongs_to_a_status() -> None:
     """A new one belongs into the tables, or here with its reason."""
     elsewhere = {errors.WrongScaleError}  # the client's own comparison
     subclasses = set(ServerError.__subclasses__())
@@ -216,7 +216,7 @@ MODEL = ServedModel("rt4ksr_x2", 2, 2, 16, 8, "", "")
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
-def test_a_server_that_says_nothing_ends_at_the_deadline(
+def test_a_call_to_a_silent_server_ends_at_the_deadline(
     name: TransportName, silent_address: str
 ) -> None:
     begin_s = time.monotonic()
@@ -230,7 +230,7 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
-def test_where_nobody_listens_it_says_how_to_start_a_server(
+def test_the_error_for_a_closed_port_says_how_to_start_a_server(
     name: TransportName, closed_address: str
 ) -> None:
     with (
@@ -273,7 +273,7 @@ ROUTES: list[tuple[TransportName, WireName]] = [
         if question != "negotiate" or "auto" in (name, wire)  # else nothing is asked
     ],
 )
-def test_a_first_contact_that_gets_no_answer_ends_at_a_cancellation(
+def test_a_first_call_to_a_silent_server_can_be_cancelled(
     name: TransportName, wire: WireName, question: str, silent_address: str
 ) -> None:
     cancellation = Cancellation()
@@ -289,7 +289,7 @@ def test_a_first_contact_that_gets_no_answer_ends_at_a_cancellation(
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "auto"])
-def test_who_waits_for_anothers_first_contact_can_be_cancelled(
+def test_a_call_that_waits_for_another_ones_first_contact_can_be_cancelled(
     name: TransportName, silent_address: str
 ) -> None:
     mine, other = Cancellation(), Cancellation()
@@ -342,13 +342,13 @@ def test_a_model_is_read_from_its_config() -> None:
 
 
 @pytest.mark.parametrize("side", ["", "two", "-1", "32"])
-def test_a_longest_side_that_leaves_no_room_is_refused(side: str) -> None:
+def test_a_longest_side_without_room_between_two_halos_is_rejected(side: str) -> None:
     with pytest.raises(ServerError, match="not one of rt4ksr-triton's"):
         ServedModel.from_config(config(max_side_px=side))
 
 
 @pytest.mark.parametrize("key", ["scale", "size_multiple", "halo_px"])
 @pytest.mark.parametrize("value", [None, "", "two", "-1"])
-def test_a_model_that_is_not_ours_is_refused(key: str, value: str | None) -> None:
+def test_a_model_of_another_project_is_rejected(key: str, value: str | None) -> None:
     with pytest.raises(ServerError, match="not one of rt4ksr-triton's"):
         ServedModel.from_config(config(**{key: value}))

@@ -43,7 +43,7 @@ def test_sync_and_async_take_the_same_arguments(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", surface(Upscaler))
-def test_whatever_is_async_says_so(name: str) -> None:
+def test_async_members_are_awaitable(name: str) -> None:
     member = surface(AsyncUpscaler)[name]
 
     if isinstance(member, classmethod):  # a constructor: sends nothing
@@ -87,14 +87,14 @@ def test_a_client_is_made_from_a_connection(cls: type[Upscaler]) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("cls", [Upscaler, AsyncUpscaler])
-def test_arguments_that_cannot_work_are_refused_at_once(
+def test_invalid_arguments_are_rejected_by_the_constructor(
     cls: Callable[..., Any], arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         cls(**arguments)
 
 
-def test_an_array_that_is_no_frame_is_refused_before_anything_is_sent() -> None:
+def test_an_invalid_frame_is_rejected_before_anything_is_sent() -> None:
     with Upscaler("127.0.0.1:9") as upscaler, pytest.raises(PictureError, match="uint8"):
         upscaler.upscale(np.zeros((4, 4, 3), np.float32))
 
@@ -104,7 +104,7 @@ def test_map_without_pictures_asks_no_server() -> None:
         assert list(upscaler.map([])) == []
 
 
-def test_map_with_nothing_in_flight_is_refused() -> None:
+def test_map_with_nothing_in_flight_is_rejected() -> None:
     with Upscaler("127.0.0.1:9") as upscaler, pytest.raises(ValueError, match="in_flight"):
         upscaler.map([], in_flight=0)
 
@@ -129,7 +129,7 @@ def test_async_map_takes_both_kinds_of_iterables() -> None:
 @pytest.mark.parametrize(
     "ask", ["upscale", "served_model", "status", "transport_name", "negotiate"]
 )
-def test_a_cancelled_task_does_not_keep_close_waiting_for_a_server_that_is_silent(
+def test_closing_does_not_wait_for_a_cancelled_call_to_a_silent_server(
     scheme: str, wire: WireName, ask: str
 ) -> None:
     if (scheme, wire) == ("http://", "raw") and ask in ("transport_name", "negotiate"):
