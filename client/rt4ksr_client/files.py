@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from rt4ksr_client import metadata
 from rt4ksr_client.atomic_write import atomic_write, is_stream, write_errors
+from rt4ksr_client.color import ColorSpace, refuse_hdr
+from rt4ksr_client.container import Contents, png_chunk, read_contents
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
@@ -99,7 +101,8 @@ def decode(
     with read_errors(name):
         if isinstance(source, Path) and is_stream(source):
             source = io.BytesIO(source.read_bytes())  # a FIFO can be read once
-        start = _first_bytes(source, 12)
+        with _opened(source) as stream:
+            start = stream.read(12)
         is_heif = formats is None and start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
         # Pillow warns above its limit and raises above twice the limit; here the limit is strict.
         with _opening, warnings.catch_warnings():
@@ -120,10 +123,12 @@ def decode(
                 f"{name}: rejected as too large: {image.width}x{image.height} is more than "
                 f"{max_px} pixels"
             )
-        reduced = _loses_bit_depth(image, source)
+        with _opened(source) as stream:
+            contents = read_contents(stream, image)
+        _add(contents, image, name)
         image.load()
-    if reduced:
-        warn(f"{name}: more than 8 bits per channel: upscaled and written with 8")
+    if contents.bits > 8:
+        warn(f"{name}: {contents.bits} bits per channel: upscaled and written with 8")
     return image
 
 
@@ -168,10 +173,12 @@ def save_picture(
     path = Path(path)
     format_name = format_of(path)
     with write_errors(str(path)), atomic_write(path) as temporary:
-        temporary.write_bytes(encode(image, format_name, quality=quality))
+        temporary.write_bytes(encode(image, format_name, quality=quality, name=str(path)))
 
 
-def encode(image: Image.Image, format_name: str, *, quality: int | None = None) -> bytes:
+def encode(
+    image: Image.Image, format_name: str, *, quality: int | None = None, name: str = ""
+) -> bytes:
     """Return ``image`` as a file of the format ``format_name``, with the metadata in its ``info``.
 
     A JPEG of quality 90 or more keeps its colours at full resolution, except when its source was a
@@ -182,34 +189,43 @@ def encode(image: Image.Image, format_name: str, *, quality: int | None = None) 
         image: the picture.
         format_name: a key of :data:`FORMATS`.
         quality: 1 to 100, for JPEG, WebP and AVIF.
+        name: what warnings call the file.
 
     """
-    options = encoder_options(image, format_name, quality)
+    options = encoder_options(image, format_name, quality, name)
     if format_name in _WITHOUT_ALPHA:
         if image.has_transparency_data:
-            warn(f"{format_name} has no transparency: put on white")
+            warn(f"{_prefix(name)}{format_name} has no transparency: put on white")
         image = on_white(image)
     buffer = io.BytesIO()
     image.save(buffer, format=format_name, **options)
     return buffer.getvalue()
 
 
-def encoder_options(image: Image.Image, format_name: str, quality: int | None) -> dict[str, Any]:
+def encoder_options(
+    image: Image.Image, format_name: str, quality: int | None, name: str = ""
+) -> dict[str, Any]:
     """Return what Pillow's ``save`` takes for the format, with the metadata in ``info``.
 
-    Warns with :class:`~rt4ksr_client.pictures.PictureWarning` about metadata that the format
-    cannot store.
+    Warns once, with :class:`~rt4ksr_client.pictures.PictureWarning`, about all that is left out:
+    what no upscaled picture can have, and metadata that the format cannot store.
     """
-    info = {str(key): value for key, value in image.info.items()}
-    described, dropped = metadata.save_options(info, format_name)
+    described, dropped = metadata.save_options(image, format_name)
+    left_out = [", ".join(image.info.get(metadata.LEFT_OUT, ()))]
     if dropped:
-        warn(f"{format_name} cannot store the picture's {', '.join(dropped)}: left out")
+        left_out.append(f"{', '.join(dropped)} ({format_name} cannot store that)")
+    if text := "; ".join(filter(None, left_out)):
+        warn(f"{_prefix(name)}left out: {text}")
     options = {**FORMATS[format_name], **described}
     if quality is not None and format_name in _WITH_QUALITY:
         options["quality"] = quality
     if format_name == "JPEG" and options["quality"] >= 90:
-        options["subsampling"] = "4:2:0" if info.get(metadata.SUBSAMPLED) else "4:4:4"
+        options["subsampling"] = "4:2:0" if image.info.get(metadata.SUBSAMPLED) else "4:4:4"
     return options
+
+
+def _prefix(name: str) -> str:
+    return f"{name}: " if name else ""
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -253,25 +269,36 @@ def _register_heif() -> None:
         pillow_heif.register_heif_opener(thumbnails=False)
 
 
-def _loses_bit_depth(image: Image.Image, source: Path | IO[bytes]) -> bool:
-    """Whether Pillow silently reduces the picture to 8 bits; call it before ``image.load()``."""
-    if image.mode.startswith(("I", "F")):
-        return False
-    if image.format == "HEIF":
-        return int(image.info.get("bit_depth", 8)) > 8
-    if image.format == "AVIF":
-        header = _first_bytes(source)
-        start = header.find(b"av1C")
-        return 0 <= start < len(header) - 6 and bool(header[start + 6] & 0x40)
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+def _add(contents: Contents, image: Image.Image, name: str) -> None:
+    """Add what Pillow did not read to ``info``; reject HDR."""
+    info = image.info
+    if contents.icc_profile and not info.get("icc_profile"):
+        info["icc_profile"] = contents.icc_profile
+    refuse_hdr(contents.transfer, info.get("icc_profile"), name)
+    left_out = list(contents.left_out)
+    if not metadata.has_readable_exif(image):
+        del info["exif"]
+        left_out.append("EXIF (malformed)")
+    if left_out:
+        info[metadata.LEFT_OUT] = left_out
+    if contents.png_chunks:
+        info["png_chunks"] = contents.png_chunks
+    elif contents.primaries and contents.transfer and not info.get("icc_profile"):
+        # Decoded to RGB of full range, whatever the file's own matrix and range.
+        space = ColorSpace.from_codes(contents.primaries, contents.transfer)
+        if space is None or not space.is_srgb:
+            codes = bytes([contents.primaries & 255, contents.transfer & 255, 0, 1])
+            info["png_chunks"] = png_chunk(b"cICP", codes)
 
 
-def _first_bytes(source: Path | IO[bytes], length_bytes: int = 4096) -> bytes:
+@contextmanager
+def _opened(source: Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield a file's bytes from the beginning; a stream is back at its position in the end."""
     if isinstance(source, Path):
         with source.open("rb") as stream:
-            return stream.read(length_bytes)
+            yield stream
+        return
     position = source.tell()
     source.seek(0)
-    header = source.read(length_bytes)
+    yield source
     source.seek(position)
-    return header

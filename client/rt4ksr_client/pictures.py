@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from rt4ksr_client import metadata
+from rt4ksr_client.color import refuse_hdr
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 
@@ -53,13 +54,15 @@ def split(image: Image.Image) -> tuple[Frame, SideData]:
     16-bit gray is reduced to 8 bits, with a :class:`PictureWarning`.
 
     Raises:
-        PictureError: 32 bits per channel, no pixels, or a mode that cannot become RGB.
+        PictureError: 32 bits per channel, no pixels, a mode that cannot become RGB, or HDR (PQ or
+            HLG) by its colour profile.
 
     """
     if 0 in image.size:
         raise PictureError(f"the picture has no pixels: it is {image.width}x{image.height}")
     image = metadata.upright(image)
     info = metadata.collect(image)
+    refuse_hdr(None, info.get("icc_profile"), "the picture")
     eight_bit = _to_8_bits(image)
     if eight_bit.mode == "CMYK":
         eight_bit = _cmyk_to_srgb(eight_bit, info.pop("icc_profile", None))

@@ -142,6 +142,7 @@ def write_sequence(
     has_alpha: bool = True,
     quality: int | None = None,
     loop: int | None = None,
+    name: str = "",
 ) -> None:
     """Write an animation, the pages of a TIFF, or a single picture, consuming ``shots`` as it goes.
 
@@ -155,6 +156,7 @@ def write_sequence(
         has_alpha: False where no frame of an animation has transparency: smaller files.
         quality: 1 to 100, for JPEG, WebP and AVIF.
         loop: how often an animation plays; 0 is forever, None once.
+        name: what warnings call the file.
 
     Raises:
         OSError, ValueError: the stream cannot be written, or the format cannot store a picture.
@@ -163,13 +165,13 @@ def write_sequence(
     shots = iter(shots)
     first = next(shots)
     if count == 1:
-        stream.write(files.encode(first.picture, format_name, quality=quality))
+        stream.write(files.encode(first.picture, format_name, quality=quality, name=name))
         return
     shots = itertools.chain([first], shots)
     if format_name == "TIFF":
-        _write_tiff(stream, shots, count)
+        _write_tiff(stream, shots, count, name)
         return
-    options = files.encoder_options(first.picture, format_name, quality)
+    options = files.encoder_options(first.picture, format_name, quality, name)
     plays = 1 if loop is None else loop
     mode = "RGBA" if has_alpha else "RGB"
     if format_name == "GIF":
@@ -213,10 +215,10 @@ class _Frames(Image.Image):
         return len(self.durations_ms) - 1
 
 
-def _write_tiff(stream: IO[bytes], pages: Iterable[Shot], count: int) -> None:
+def _write_tiff(stream: IO[bytes], pages: Iterable[Shot], count: int, name: str) -> None:
     writer: TiffImagePlugin.AppendingTiffWriter | None = None
     for page in pages:
-        options = files.encoder_options(page.picture, "TIFF", None)
+        options = files.encoder_options(page.picture, "TIFF", None, name)
         if writer is None:
             writer = TiffImagePlugin.AppendingTiffWriter(stream)
             width, height = page.picture.size

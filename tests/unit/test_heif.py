@@ -62,7 +62,7 @@ def test_a_heic_file_of_10_bits_is_read_with_8_and_says_so() -> None:
     stream = io.BytesIO()
     pillow_heif.from_bytes("RGB;16", (96, 64), values.tobytes()).save(stream)
 
-    with pytest.warns(PictureWarning, match="more than 8 bits"):
+    with pytest.warns(PictureWarning, match="10 bits per channel"):
         assert files.decode(stream, "a.heic").mode == "RGB"
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin
 
-from rt4ksr_client import files, metadata
+from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import PictureWarning, join, split
@@ -149,25 +148,6 @@ def test_cmyk_with_a_profile_becomes_srgb_without_it() -> None:
     assert "icc_profile" not in large.info
 
 
-IPTC = b"\x1c\x02\x78\x00\x05Hello"
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a/></x:xmpmeta>'
-
-
-def described() -> Image.Image:
-    image = noise("RGBA", (64, 48)).convert("RGB")
-    exif = Image.Exif()
-    exif[ExifTags.Base.Artist] = "Somebody"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
-    image.info |= {
-        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
-        "exif": exif.tobytes(),
-        "xmp": XMP,
-        "iptc": IPTC,
-        "dpi": (300.0, 300.0),
-    }
-    return image
-
-
 @pytest.mark.parametrize("white", [1023, 65535])
 def test_a_gray_file_of_10_or_16_bits_becomes_8_with_a_warning(white: int) -> None:
     values = np.linspace(0, white, 64).round().astype(">u2").reshape(8, 8)
@@ -179,38 +159,6 @@ def test_a_gray_file_of_10_or_16_bits_becomes_8_with_a_warning(white: int) -> No
     expected = np.rint(values.astype(float) * 255 / white)
     assert side_data.gray
     assert np.abs(frame[:, :, 0] - expected).max() <= 1
-
-
-KEPT_BY = {
-    "JPEG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
-    "PNG": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
-    "TIFF": {"icc_profile", "exif", "xmp", "iptc", "dpi"},
-    "WEBP": {"icc_profile", "exif", "xmp", "dpi"},
-    "AVIF": {"icc_profile", "exif", "xmp", "dpi"},
-    "BMP": {"dpi"},
-    "GIF": set(),
-}
-
-
-@pytest.mark.parametrize("name", KEPT_BY)
-def test_metadata_survives_each_format_or_its_loss_is_a_warning(name: str) -> None:
-    image = described()
-    lost = [one for one in metadata.KEPT if one not in KEPT_BY[name]]
-    with pytest.warns(PictureWarning, match=", ".join(lost)) if lost else nullcontext():
-        data = files.encode(image, name)
-
-    found = metadata.collect(files.decode(io.BytesIO(data), name))
-
-    assert set(found) == KEPT_BY[name]
-    assert found.get("xmp", XMP) == XMP
-    assert found.get("iptc", IPTC) == IPTC
-    assert found.get("icc_profile", image.info["icc_profile"]) == image.info["icc_profile"]
-    assert found.get("dpi", (300, 300)) == pytest.approx((300, 300), abs=0.1)
-    if "exif" in found:
-        exif = Image.Exif()
-        exif.load(found["exif"])
-        assert exif[ExifTags.Base.Artist] == "Somebody"
-        assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] == 400
 
 
 def test_layout_tags_of_a_small_tiff_do_not_end_up_in_the_large_one() -> None:

@@ -134,6 +134,7 @@ def upscale_file(
                 has_alpha=sequence.has_alpha,
                 quality=settings.quality,
                 loop=sequence.loop,
+                name="" if target == STREAM else str(target),
             )
     return result
 

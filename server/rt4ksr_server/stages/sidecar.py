@@ -46,6 +46,7 @@ class Sidecar:
                 "info": {
                     key: to_base64(value) if key in BINARY_KEYS else value
                     for key, value in info.items()
+                    if key != metadata.LEFT_OUT  # warnings have no place in a response
                 },
             }
         ).encode()
