@@ -92,9 +92,9 @@ def test_frames_come_from_a_folder_whose_other_files_are_skipped(tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "size_px"),
     [
-        ((), (1920, 1080)),
+        pytest.param((), (1920, 1080), marks=pytest.mark.slow),
         (("--frame-size", "256x128"), (256, 128)),
-        (("--tile-px", "256"), (256, 256)),
+        (("--tile-px", "128", "--frame-size", "256x128"), (128, 128)),
     ],
 )
 def test_generated_requests_have_the_size_that_options_and_model_call_for(
@@ -105,6 +105,7 @@ def test_generated_requests_have_the_size_that_options_and_model_call_for(
     shapes = {frame.pixels.shape for frame in base_frames(options, "rt4ksr_x2")}
     assert shapes == {(size_px[1], size_px[0], 3)}
     assert request_size_px(options, "rt4ksr_x2") == size_px
+    assert request_size_px(parse_options(), "rt4ksr_x3") == (1280, 720)
 
 
 def test_profiles_have_the_levels_they_are_named_for() -> None:

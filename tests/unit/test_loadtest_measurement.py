@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from rt4ksr_loadtest.measurement import timeline as timeline_module
 from rt4ksr_loadtest.measurement.latency import (
     LatencyHistogram,
     PackedHistogram,
@@ -154,10 +155,18 @@ def test_seconds_of_several_processes_add_up_and_percentiles_are_of_all_answers(
     assert latency.mean_ms == pytest.approx(108)
 
 
+@pytest.fixture
+def scaled_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timelines that keep a tenth of the seconds and intervals."""
+    monkeypatch.setattr(timeline_module, "RECENT_S", RECENT_S // 10)
+    monkeypatch.setattr(timeline_module, "MOST_INTERVALS", MOST_INTERVALS // 10)
+
+
+@pytest.mark.usefixtures("scaled_down")
 def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> None:
-    start_s, seconds = 1000.3, 2500
+    start_s, seconds = 1000.3, 500
     timeline = Timeline(start_s, start_s + 10)
-    level = timeline.window(1200, 2900.7)
+    level = timeline.window(1200, 1300.7)
     packed = msgspec.to_builtins(histogram_of([100, 200]).pack())
     for number in range(1000, 1000 + seconds):
         values = {"right": 2, "offered": 2, "frames": 0.5, "latencies": packed, "users": 3}
@@ -174,13 +183,13 @@ def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> N
         "two": pytest.approx((seconds - 22) * 0.5),
     }
     assert timeline.measured.server.counts == {"success": 2 * (seconds - 10)}
-    assert timeline.total(level).right == 2 * 1700
+    assert timeline.total(level).right == 2 * 100
     assert timeline.total(level).latencies.percentiles_ms(50, 100) == pytest.approx(
         (100, 200), rel=EXACTNESS
     )
 
     cut = timeline.intervals()
-    assert MOST_INTERVALS // 2 < len(cut.spans) <= MOST_INTERVALS
+    assert MOST_INTERVALS // 20 < len(cut.spans) <= MOST_INTERVALS // 10
     assert {span.seconds for span in cut.spans[:-1]} == {cut.length_s}
     assert sum(span.right for span in cut.spans) == 2 * seconds
     assert {span.users / span.seconds for span in cut.spans} == {4}
@@ -189,9 +198,10 @@ def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> N
     ] * 2
 
 
+@pytest.mark.usefixtures("scaled_down")
 def test_memory_of_a_timeline_does_not_grow_with_the_run() -> None:
     timeline = Timeline(0, 10)
-    timeline.window(100)
+    timeline.window(50)
     latencies_ms = 200 * np.random.default_rng(5).lognormal(0, 0.3, 50)
     second = second_of(latencies_ms)
 
@@ -200,11 +210,11 @@ def test_memory_of_a_timeline_does_not_grow_with_the_run() -> None:
             timeline.absorb("one", {number: second})
         return len(pickle.dumps(timeline))
 
-    after_25_min = run(0, 1500)
-    after_60_min = run(1500, 3600)
+    after_150_s = run(0, 150)
+    after_720_s = run(150, 720)
 
-    assert after_60_min < 1.2 * after_25_min
-    assert timeline.measured.right == 50 * 3590
+    assert after_720_s < 1.2 * after_150_s
+    assert timeline.measured.right == 50 * 710
     (p99_ms,) = timeline.measured.latencies.percentiles_ms(99)
     assert p99_ms == pytest.approx(nearest_rank(latencies_ms, 99), rel=EXACTNESS)
 

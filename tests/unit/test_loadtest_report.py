@@ -97,10 +97,18 @@ def every_step_failed() -> RunResult:
     return replace(samples.nothing_right(), steps=samples.saturating((0.0, 0.0)).steps)
 
 
-ODD: dict[str, Callable[[], RunResult]] = {
+def judged(run: RunResult, objectives: Objectives) -> RunResult:
+    return replace(run, verdicts=judge(run, objectives))
+
+
+WARNINGS = ("The load generator is the limit.", "One worker was lost.")
+RESULTS: dict[str, Callable[[], RunResult]] = {
     "closed": samples.run,
     "open, outage": lambda: samples.run(outage=Outage(20, 7.5), failure_share=0.02, **OPEN),
-    "nothing correct": samples.nothing_right,
+    "judged, with warnings": lambda: replace(
+        judged(samples.run(), Objectives(p99_ms=1e6, goodput_fps=1e3)), warnings=WARNINGS
+    ),
+    "nothing correct, judged": lambda: judged(samples.nothing_right(), Objectives(p99_ms=100)),
     "no request": without_requests,
     "no interval": lambda: replace(samples.nothing_right(), intervals=()),
     "one interval": lambda: samples.run(duration_s=1.0, warmup_s=0.0),
@@ -116,17 +124,24 @@ ODD: dict[str, Callable[[], RunResult]] = {
     "every step failed": every_step_failed,
     "markup in names": with_markup_in_names,
 }
+RARE = {
+    *("no request", "one answer", "latencies from 1 ms to minutes"),
+    *("idle server", "no knee", "first step failed", "every step failed"),
+}
 
 
 @cache
-def odd_page(name: str) -> str:
-    """The page of one of ODD, drawn once for all tests."""
-    return run_page(ODD[name]())
+def page_of(name: str) -> str:
+    """The page of one of RESULTS, drawn once for all tests."""
+    return run_page(RESULTS[name]())
 
 
-@pytest.mark.parametrize("name", list(ODD))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in RESULTS],
+)
 def test_every_result_makes_a_page_with_plots_that_loads_nothing(name: str) -> None:
-    page = odd_page(name)
+    page = page_of(name)
     parsed = _Page(page)
 
     assert "script" not in parsed.tags
@@ -138,9 +153,9 @@ def test_every_result_makes_a_page_with_plots_that_loads_nothing(name: str) -> N
     assert not re.search(r"\b(nan|inf|None)\b", parsed.text)
 
 
-@pytest.mark.parametrize("name", list(ODD))
+@pytest.mark.parametrize("name", list(RESULTS))
 def test_every_result_makes_markdown_with_complete_tables(name: str) -> None:
-    summary = run_summary(ODD[name]())
+    summary = run_summary(RESULTS[name]())
 
     for block in summary.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
@@ -150,15 +165,15 @@ def test_every_result_makes_markdown_with_complete_tables(name: str) -> None:
 
 
 def test_markup_in_names_is_escaped() -> None:
-    assert EVIL in _Page(odd_page("markup in names")).text
+    assert EVIL in _Page(page_of("markup in names")).text
     summary = run_summary(with_markup_in_names())
     assert not re.search(r"(?<!\\)<script", summary)
     assert not re.search(r"(?<!\\)`", summary)
 
 
 def test_the_headline_shows_goodput_output_latency_and_failures() -> None:
-    run = ODD["open, outage"]()
-    text = _Page(odd_page("open, outage")).text
+    run = RESULTS["open, outage"]()
+    text = _Page(page_of("open, outage")).text
 
     assert f"goodput {run.totals.goodput_fps:.1f} 4K frames/s" in text
     assert f"output {run.totals.output_mpx_per_s:.0f} megapixels/s" in text
@@ -171,7 +186,7 @@ def test_the_headline_shows_goodput_output_latency_and_failures() -> None:
 
 
 def test_the_load_model_and_the_exactness_of_percentiles_are_described() -> None:
-    closed, opened = odd_page("closed"), odd_page("open, outage")
+    closed, opened = page_of("closed"), page_of("open, outage")
 
     assert "Closed loop: 4 users each wait for an answer" in closed
     assert "from when a request was sent" in closed
@@ -180,22 +195,20 @@ def test_the_load_model_and_the_exactness_of_percentiles_are_described() -> None
     assert "Closed loop" not in opened
     for page in (closed, opened):
         assert "Percentiles are exact to 3 significant digits." in page
-    assert "exact to 3 significant digits" in run_summary(ODD["closed"]())
+    assert "exact to 3 significant digits" in run_summary(RESULTS["closed"]())
 
 
 def test_warnings_come_before_the_figures_in_their_order() -> None:
-    run = samples.run(duration_s=6.0)
-    limited = replace(run, warnings=("The load generator is the limit.", "One worker was lost."))
+    name = "judged, with warnings"
 
-    for report in (_Page(run_page(limited)).text, run_summary(limited)):
+    for report in (_Page(page_of(name)).text, run_summary(RESULTS[name]())):
         assert report.index("generator is the limit") < report.index("One worker was lost")
         assert report.index("One worker was lost") < report.index("goodput")
 
 
 def test_verdicts_are_shown_with_the_measured_value() -> None:
-    run = samples.run()
-    judged = replace(run, verdicts=judge(run, Objectives(p99_ms=1e6, goodput_fps=1e3)))
-    text, summary = _Page(run_page(judged)).text, run_summary(judged)
+    run = RESULTS["judged, with warnings"]()
+    text, summary = _Page(page_of("judged, with warnings")).text, run_summary(run)
 
     assert "1 of 2 objectives missed" in text
     line = f"{run.totals.goodput_fps:.2f} frames/s (at least 1,000 frames/s)"
@@ -205,19 +218,17 @@ def test_verdicts_are_shown_with_the_measured_value() -> None:
 
 
 def test_a_missing_latency_is_never_shown_as_zero() -> None:
-    bare = samples.nothing_right()
-    judged = replace(bare, verdicts=judge(bare, Objectives(p99_ms=100)))
-    text = _Page(run_page(judged)).text
+    text = _Page(page_of("nothing correct, judged")).text
 
     assert f"p99 latency {NONE} no correct answer" in text
     assert "0 ms" not in text.replace("100 ms", "")
 
 
 def test_outages_are_listed_and_shaded() -> None:
-    page = odd_page("open, outage")
+    page = page_of("open, outage")
 
     assert "after 20 s no server answered for 7.5 s" in _Page(page).text
-    without = odd_page("nearly all failed")
+    without = page_of("nearly all failed")
     shades = [plots_in(p)["Throughput and latency over time"] for p in (page, without)]
     spans = [len([e for e in plot.iter() if "opacity: 0.22" in str(e.attrib)]) for plot in shades]
     assert spans == [3, 0]  # one on each panel: throughput, latency, failures
@@ -225,7 +236,7 @@ def test_outages_are_listed_and_shaded() -> None:
 
 def test_failures_have_a_panel_only_if_there_were_any() -> None:
     def titles(name: str) -> list[str]:
-        return texts_of(plots_in(odd_page(name))["Throughput and latency over time"])
+        return texts_of(plots_in(page_of(name))["Throughput and latency over time"])
 
     assert "failures/s" in titles("nearly all failed")
     assert "failures/s" not in titles("closed")
@@ -233,7 +244,7 @@ def test_failures_have_a_panel_only_if_there_were_any() -> None:
 
 def test_the_time_axis_is_in_minutes_or_hours_in_long_runs() -> None:
     def texts(name: str) -> list[str]:
-        return texts_of(plots_in(odd_page(name))["Throughput and latency over time"])
+        return texts_of(plots_in(page_of(name))["Throughput and latency over time"])
 
     assert "seconds" in texts("closed")
     assert {"minutes", "10"} <= set(texts("ten minutes"))
@@ -241,14 +252,18 @@ def test_the_time_axis_is_in_minutes_or_hours_in_long_runs() -> None:
 
 
 def test_the_knee_is_marked_and_the_headline_shows_its_figures() -> None:
-    page = odd_page("knee")
+    page = page_of("knee")
     text = _Page(page).text
 
     assert "knee" in texts_of(plots_in(page)["Latency against throughput, by step"])
     assert "goodput 21.9 4K frames/s" in text
     assert "those at the knee: 8 users" in text
     assert "8 (knee)" in text
-    no_knee = odd_page("no knee")
+
+
+@pytest.mark.slow
+def test_a_missing_knee_is_not_marked() -> None:
+    no_knee = page_of("no knee")
     assert "knee" not in texts_of(plots_in(no_knee)["Latency against throughput, by step"])
     assert "No knee was found" in no_knee
 
@@ -258,11 +273,11 @@ def test_the_time_of_a_request_is_split_between_server_and_network() -> None:
     assert run.server is not None
     server = run.server
     inside_ms = server.queue_ms + server.input_ms + server.infer_ms + server.output_ms
-    text = _Page(odd_page("closed")).text
+    text = _Page(page_of("closed")).text
 
     assert f"outside the server {run.latency.mean_ms - inside_ms:.1f} ms 19 %" in text
     assert f"seen by the client {run.latency.mean_ms:.0f} ms" in text
-    assert "Time of a request" not in odd_page("nothing correct")
+    assert "Time of a request" not in page_of("nothing correct, judged")
 
 
 def test_overlapping_intervals_do_not_run_backwards() -> None:
@@ -275,7 +290,7 @@ def test_overlapping_intervals_do_not_run_backwards() -> None:
 
 
 def test_plots_take_their_colours_from_the_page() -> None:
-    page = odd_page("closed")
+    page = page_of("closed")
 
     for plot in re.findall(r"<svg .*?</svg>", page, re.DOTALL):
         assert "var(--first)" in plot
@@ -293,24 +308,28 @@ def test_a_damaged_histogram_is_a_load_test_error(histogram: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_result_gives_the_same_page_and_leaves_matplotlib_as_it_was() -> None:
-    before = dict(matplotlib.rcParams)
-
-    assert run_page(samples.run()) == odd_page("closed")
-    assert dict(matplotlib.rcParams) == before
-
-
 def test_the_page_of_a_long_run_stays_small() -> None:
-    assert len(odd_page("ten minutes")) < 1_000_000
+    assert len(page_of("ten minutes")) < 1_000_000
 
 
-def test_both_files_are_written_to_a_new_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "results"
+def test_both_files_are_written_to_a_new_folder_and_matplotlib_is_left_as_it_was(
+    tmp_path: Path,
+) -> None:
+    folder, before = tmp_path / "new" / "results", dict(matplotlib.rcParams)
 
     assert write_report(samples.run(), folder) == folder / "report.html"
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md"]
+    assert dict(matplotlib.rcParams) == before
+    # The same result gives the same page.
+    assert (folder / "report.html").read_text(encoding="utf-8") == page_of("closed")
 
 
+@pytest.fixture
+def page_is_drawn_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rt4ksr_loadtest.report.run_page", lambda result: page_of("closed"))
+
+
+@pytest.mark.usefixtures("page_is_drawn_already")
 def test_neither_file_is_written_if_one_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "report.md").mkdir()
     (tmp_path / "report.md" / "occupied").touch()
@@ -320,6 +339,7 @@ def test_neither_file_is_written_if_one_cannot_be(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
+@pytest.mark.usefixtures("page_is_drawn_already")
 def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
