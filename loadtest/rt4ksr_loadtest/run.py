@@ -193,7 +193,7 @@ class LoadRun:
                 options=self.options,
                 timeline=self.timeline,
                 stop_s=self.stop_s or time.time(),
-                levels=self._levels(),
+                levels=self.shape.levels() if self.shape is not None else [],
                 input_size_px={model: self._size_px(model) for model in self.options.shares},
                 machine=machine_facts(self.options, server_on_this_host=on_this_host),
                 silent_workers=sorted(self._silent),
@@ -227,12 +227,6 @@ class LoadRun:
         self.timeline.absorb_server(int(time.time()), self._monitor.read())
         if self.shape is not None and (level := self.shape.current()) is not None:
             self.timeline.window(level.settled_s)
-
-    def _levels(self) -> list[Level]:
-        if self.shape is None:
-            return []
-        current = self.shape.current()
-        return [*self.shape.ended, *([current] if current and current.is_settled else [])]
 
     def _size_px(self, model: str) -> tuple[int, int]:
         if model not in self._workloads:

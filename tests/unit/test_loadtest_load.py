@@ -179,3 +179,4 @@ def test_a_level_that_is_interrupted_early_has_not_settled(monkeypatch: pytest.M
     assert early is not None
     assert late is not None
     assert (early.level, early.is_settled, late.is_settled) == (8, False, True)
+    assert shape.levels() == [late]

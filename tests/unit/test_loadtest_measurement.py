@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 import time
@@ -19,7 +20,7 @@ from rt4ksr_loadtest.measurement.latency import (
     read_distribution,
 )
 from rt4ksr_loadtest.measurement.recorder import Recorder
-from rt4ksr_loadtest.measurement.summary import knee_of, latency_of
+from rt4ksr_loadtest.measurement.summary import FinishedRun, knee_of, latency_of, summarize
 from rt4ksr_loadtest.measurement.timeline import (
     MOST_INTERVALS,
     RECENT_S,
@@ -28,6 +29,8 @@ from rt4ksr_loadtest.measurement.timeline import (
     Timeline,
 )
 from rt4ksr_loadtest.result import Outage, Step
+from support import loadtest_samples as samples
+from support.loadtest_options import parse_options
 
 EXACTNESS = 0.001
 """Three significant digits."""
@@ -233,6 +236,63 @@ def test_an_outage_lasts_from_the_first_failure_to_the_next_correct_answer() -> 
     assert timeline.outages() == (Outage(start_s=0.5, length_s=3.0),)
     timeline.absorb("one", {10 + 2 * RECENT_S: {}})
     assert timeline.outages() == (Outage(start_s=0.5, length_s=3.0),)
+
+
+def finished(*words: str, seconds: int, stop_s: float, **counts: Any) -> FinishedRun:
+    """A run of ``seconds`` from 1000.2 on: 4 answers a second, each of a quarter of a frame."""
+    options = parse_options(*words)
+    timeline = Timeline(1000.2, 1000.2 + options.warm_up_s)
+    for number in range(1000, 1000 + seconds):
+        values = {"offered": 4, "frames": 1.0, "cpu_s": {"": 0.5}, "users": 2, **counts}
+        timeline.absorb("one", {number: second_of([250] * 4, **values)})
+        timeline.absorb_server(
+            number, ServerSecond(server_counts(4), cpu_cores_sum=1, cpu_readings=1)
+        )
+    timeline.stop(stop_s)
+    sizes = {"rt4ksr_x2": (960, 540)}
+    return FinishedRun(options, timeline, stop_s, [], sizes, samples.MACHINE)
+
+
+def server_counts(success: int) -> dict[str, int]:
+    stages = dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output"), 10**7)
+    return {"success": success, "fail": 0, "executions": 2, "batched": success, **stages}
+
+
+def test_rates_are_of_whole_seconds_and_counts_of_all_answers() -> None:
+    result = summarize(finished("--warm-up", "2", seconds=12, stop_s=1010.9))
+
+    assert result.totals.requests == result.totals.right == 4 * 10  # from second 1002 to 1011
+    assert result.totals.goodput_fps == result.totals.offered_fps == 1  # from second 1003 to 1009
+    assert result.totals.output_mpx_per_s == pytest.approx(3840 * 2160 / 1e6)
+    assert result.measured_s == pytest.approx(8.7)
+    assert result.settings.duration_s == pytest.approx(10.7)
+    assert result.generator.cpu_cores == result.generator.busiest_worker_share == 0.5
+    assert result.server is not None
+    assert (result.server.success_count, result.server.mean_batch) == (40, 2)
+    assert result.server.infer_ms == pytest.approx(2.5)
+    assert [i.warmup for i in result.intervals] == [True] * 2 + [False] * 10
+    assert {i.goodput_fps for i in result.intervals[1:]} == {1}
+    assert len(result.warnings) == 1  # of so few answers
+    assert "Only 40 correct answers" in result.warnings[0]
+
+
+def test_a_run_without_a_whole_second_has_rates_too() -> None:
+    result = summarize(finished("--warm-up", "0", seconds=2, stop_s=1001.2))
+
+    assert result.totals.right == 8
+    assert result.totals.goodput_fps == pytest.approx(2)
+
+
+def test_what_makes_figures_doubtful_is_a_warning() -> None:
+    busy = finished("--warm-up", "0", seconds=30, stop_s=1029, cpu_s={"": 0.95}, users=2)
+    silent = summarize(dataclasses.replace(busy, silent_workers=["worker_7"])).warnings
+    late = finished("--warm-up", "0", "--fps", "8", seconds=30, stop_s=1029, offered=8)
+    lost = finished("--warm-up", "0", seconds=30, stop_s=1029, failures={"wrong picture": 1})
+
+    assert "The load generator is the limit" in silent[0]
+    assert "Worker worker_7 did not report its end" in silent[1]
+    assert "above saturation" in " ".join(summarize(late).warnings)
+    assert "The server counted 120 answers, this test 150" in summarize(lost).warnings[0]
 
 
 def test_the_knee_is_the_first_step_with_about_the_best_throughput_within_the_objective() -> None:

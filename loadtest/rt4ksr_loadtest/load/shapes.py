@@ -108,6 +108,11 @@ class LoadShape:
             return None
         return self._level(now_s)
 
+    def levels(self) -> list[Level]:
+        """Return the levels until now that lasted long enough to be measured."""
+        current = self.current()
+        return [*self.ended, *([current] if current is not None and current.is_settled else [])]
+
     def _level(self, now_s: float) -> Level:
         users, length_s = self._plan[len(self.ended)]
         rate_fps = self._options.rate_fps_per_user

@@ -146,8 +146,7 @@ class FrameUser(User):
             recorder.right(latency_s, frames, sent.nbytes + size_bytes)
         except (ServerError, WrongPictureError) as exc:
             failure = exc
-            recorder.failed(kind_of(exc))
-            self._log_failure(exc)
+            self._record_failure(exc)
         except BaseException:  # the run ended without waiting for it
             recorder.failed("cut off")
             raise
@@ -161,9 +160,10 @@ class FrameUser(User):
         )
         return None if failure is None else kind_of(failure)
 
-    def _log_failure(self, failure: Exception) -> None:
-        """Log the first failure of each kind where -v shows it, and all of them with -vv."""
+    def _record_failure(self, failure: Exception) -> None:
+        """Count a failure; log the first of each kind for -v, and all of them for -vv."""
         kind, seen = kind_of(failure), self._run.failures_seen
+        self._run.recorder.failed(kind)
         level = logging.DEBUG if kind in seen else logging.INFO
         seen.add(kind)
         logger.log(level, "request failed (%s): %s", kind, failure)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rt4ksr_loadtest.load.shapes import Level
 from rt4ksr_loadtest.measurement.latency import LatencyHistogram
 from rt4ksr_loadtest.measurement.machines import STAGES
-from rt4ksr_loadtest.measurement.timeline import Second, ServerSecond, Span, Timeline
+from rt4ksr_loadtest.measurement.timeline import ServerSecond, Span, Timeline
 from rt4ksr_loadtest.objectives import judge
 from rt4ksr_loadtest.options import LoadOptions
 from rt4ksr_loadtest.result import (
@@ -294,12 +294,13 @@ def _intervals(timeline: Timeline) -> Iterator[Interval]:
         length_s = second + cut.length_s - timeline.start_s - start_s
         p50_ms, p99_ms = span.latencies.percentiles_ms(50, 99)
         samples = max(1, span.seconds)
+        request_frames = span.frames / span.right if span.right else 1.0
         yield Interval(
             start_s=start_s,
             length_s=length_s,
             warmup=second < math.floor(timeline.measured_from_s),
             users=round(span.users / samples),
-            offered_fps=span.offered * _request_frames(span) / length_s,
+            offered_fps=span.offered * request_frames / length_s,
             goodput_fps=span.frames / length_s,
             failures=span.failed,
             p50_ms=p50_ms,
@@ -311,8 +312,3 @@ def _intervals(timeline: Timeline) -> Iterator[Interval]:
             server_memory_bytes=span.server.memory_bytes_max,
             generator_memory_bytes=round(span.memory_bytes / samples),
         )
-
-
-def _request_frames(counts: Second) -> float:
-    """Return the size of a request in 4K frames, as the correct answers had it; otherwise 1."""
-    return counts.frames / counts.right if counts.right else 1.0
