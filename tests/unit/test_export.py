@@ -50,11 +50,8 @@ def verified_network(request: pytest.FixtureRequest) -> RT4KSR:
 
 
 @pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.slow)], ids=["x2", "x3"])
-def small_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RT4KSR:
+def small_network(request: pytest.FixtureRequest, quick_verification: None) -> RT4KSR:
     """Untrained, and verified on two small inputs: for tests of the steps after that."""
-    inputs = [b for b in verification.verification_inputs() if b.size < 30_000]
-    assert len(inputs) >= 2
-    monkeypatch.setattr(verification, "verification_inputs", lambda: iter(inputs))
     torch.manual_seed(2)
     return RT4KSR(Architecture(request.param, features=8, blocks=1)).eval()
 
@@ -200,31 +197,40 @@ def test_a_graph_carries_its_origin_and_clients_get_the_version_too(
     assert built.parameters["project_version"] == rt4ksr_client.__version__
 
 
-def test_a_graph_with_one_wrong_weight_is_refused_with_the_numbers(
-    verified_network: RT4KSR,
-) -> None:
-    model = build_graph(fuse(verified_network))
-    weight = next(w for w in model.graph.initializer if w.name == "body.1.conv.weight")
+def assert_one_wrong_weight_is_refused(network: RT4KSR) -> None:
+    model = build_graph(fuse(network))
+    weight = next(w for w in model.graph.initializer if w.name == "body.0.conv.weight")
     values = onnx.numpy_helper.to_array(weight).copy()
     values[3, 5, 0, 2] += 0.02
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
 
     with pytest.raises(VerificationError, match=r"raw float off by at most \S+, uint8 by"):
-        verify(model, verified_network)
+        verify(model, network)
 
 
-@pytest.mark.slow
-def test_a_graph_that_is_wrong_only_before_rounding_is_refused_too(
-    verified_network: RT4KSR,
-) -> None:
-    fused = fuse(verified_network)
+def assert_a_shift_before_rounding_is_refused(network: RT4KSR) -> None:
+    fused = fuse(network)
     assert fused.upsample.bias is not None
     with torch.no_grad():
         fused.upsample.bias += 2e-4
     anything_after_rounding = Tolerance(levels=255, equal_share=0.0)
 
     with pytest.raises(VerificationError, match="raw float off"):
-        verify(build_graph(fused), verified_network, anything_after_rounding)
+        verify(build_graph(fused), network, anything_after_rounding)
+
+
+def test_a_graph_with_one_wrong_weight_is_refused_with_the_numbers(small_network: RT4KSR) -> None:
+    assert_one_wrong_weight_is_refused(small_network)
+
+
+def test_a_graph_that_is_wrong_only_before_rounding_is_refused_too(small_network: RT4KSR) -> None:
+    assert_a_shift_before_rounding_is_refused(small_network)
+
+
+@pytest.mark.slow
+def test_errors_in_the_graphs_of_the_shipped_weights_are_refused(network: RT4KSR) -> None:
+    assert_one_wrong_weight_is_refused(network)
+    assert_a_shift_before_rounding_is_refused(network)
 
 
 @pytest.mark.parametrize("size", [(5, 4), (4, 5), (7, 7)])

@@ -36,7 +36,7 @@ def test_a_checkpoint_becomes_a_repository(
     assert "raw float off by at most" in capsys.readouterr().out
 
 
-def test_shipped_weights_are_exported_by_their_id(tmp_path: Path) -> None:
+def test_shipped_weights_are_exported_by_their_id(tmp_path: Path, quick_verification: None) -> None:
     """As users of other RT4KSR exporters type it."""
     assert run("export", "--checkpoint-id", "rt4ksr_x2", "--scale", "2", "-o", tmp_path) == 0
     assert (tmp_path / "rt4ksr_x2/1/model.onnx").is_file()
@@ -48,7 +48,7 @@ def test_no_option_is_hidden() -> None:
 
 
 def test_a_plan_is_built_from_what_is_in_the_repository_and_named_when_it_is_lost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, quick_verification: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (2, 3):
         torch.manual_seed(seed)

@@ -125,6 +125,7 @@ def test_half_precision_shows_what_full_precision_shows(
     assert agreement.levels <= 2
 
 
+@pytest.mark.parametrize("fused", [2, pytest.param(3, marks=pytest.mark.slow)], indirect=True)
 def test_without_recentring_half_precision_would_be_refused(
     fused: FusedRT4KSR, full: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_without_recentring_half_precision_would_be_refused(
         verify_half(half, full)
 
 
+@pytest.mark.parametrize("fused", [2, pytest.param(3, marks=pytest.mark.slow)], indirect=True)
 def test_an_overflow_inside_is_refused_even_if_the_picture_is_right(
     half: onnx.ModelProto, full: onnx.ModelProto
 ) -> None:

@@ -20,6 +20,7 @@ from rt4ksr_export.config import GRAPHS, PLANS
 from rt4ksr_export.graph import Precision
 from rt4ksr_export.network import RT4KSR, Architecture
 from rt4ksr_export.plans import (
+    BuiltPlan,
     Gpu,
     PlanIdentity,
     build_plan,
@@ -49,6 +50,22 @@ def rtx() -> Compiler:
 @pytest.fixture
 def repository(root: Path, tmp_path: Path) -> Path:
     shutil.copytree(root / "model_repository" / X2.name, tmp_path / X2.name)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared_plan(root: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltPlan:
+    """A plan in a repository that tests must not change."""
+    repository = tmp_path_factory.mktemp("repository")
+    shutil.copytree(root / "model_repository" / X2.name, repository / X2.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        return build_plan(X2, repository, Target.RTX)
+
+
+@pytest.fixture
+def repository_with_plan(shared_plan: BuiltPlan, tmp_path: Path) -> Path:
+    shutil.copytree(shared_plan.path.parents[1], tmp_path / X2.name)
     return tmp_path
 
 
@@ -123,21 +140,27 @@ def test_a_profile_that_the_network_cannot_have_is_refused(rtx: Compiler, root: 
         rtx.compile(graph, odd)
 
 
-def test_a_plan_is_built_beside_its_graph_and_not_twice(repository: Path) -> None:
-    built = build_plan(X2, repository, Target.RTX)
-    content = built.path.read_bytes()
+def test_a_plan_is_built_beside_its_graph_and_not_twice(shared_plan: BuiltPlan) -> None:
+    content = shared_plan.path.read_bytes()
+    repository = shared_plan.path.parents[2]
 
-    assert built.built
-    assert built.path == repository / X2.name / "1" / "model.rtx"
-    assert read_identity(built.path) == built.identity
-    assert built.identity.precision == "fp16"
+    assert shared_plan.built
+    assert shared_plan.path == repository / X2.name / "1" / "model.rtx"
+    assert read_identity(shared_plan.path) == shared_plan.identity
+    assert shared_plan.identity.precision == "fp16"
     assert not build_plan(X2, repository, Target.RTX).built
-    assert built.path.read_bytes() == content
-    assert build_plan(X2, repository, Target.RTX, force=True).built
+    assert shared_plan.path.read_bytes() == content
 
 
-def test_a_plan_of_another_identity_is_not_replaced_unless_forced(repository: Path) -> None:
-    build_plan(X2, repository, Target.RTX)
+@pytest.mark.slow
+def test_a_plan_of_the_same_identity_is_built_again_if_forced(repository_with_plan: Path) -> None:
+    assert build_plan(X2, repository_with_plan, Target.RTX, force=True).built
+
+
+def test_a_plan_of_another_identity_is_not_replaced_unless_forced(
+    repository_with_plan: Path,
+) -> None:
+    repository = repository_with_plan
 
     with pytest.raises(ExportError, match=r"built for something else .*fp16 -> fp32.*--force"):
         build_plan(X2, repository, Target.RTX, precision=Precision.FP32)
@@ -163,7 +186,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_drops(
-    tmp_path: Path,
+    tmp_path: Path, quick_verification: None
 ) -> None:
     torch.manual_seed(2)
     network, repository = RT4KSR(Architecture(2, features=8, blocks=1)).eval(), tmp_path
@@ -242,8 +265,8 @@ def test_on_a_gpu_a_plan_shows_what_its_graph_shows(target: Target, repository: 
 
 
 def test_without_a_gpu_the_comparison_says_that_it_did_not_happen(
-    rtx: Compiler, repository: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Compiler, shared_plan: BuiltPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert compare_plan(rtx, b"", b"", Profile.of(X2)) is None
-    assert "not run: no GPU" in str(build_plan(X2, repository, Target.RTX))
+    assert "not run: no GPU" in str(shared_plan)

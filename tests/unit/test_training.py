@@ -26,6 +26,8 @@ from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.trainer import Trainer, Validation
 
+NARROW = {"features": 8, "blocks": 1}
+"""Of an architecture, for tests in which the weights do not matter: a fifth of the time."""
 SMALL: dict[str, Any] = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
 
 
@@ -56,11 +58,17 @@ class Heard:
         self.rows.append(row)
 
 
-def trainer(photographs: Path, run: Path, recipe: Recipe, save_every: int = 4) -> Trainer:
+def trainer(
+    photographs: Path,
+    run: Path,
+    recipe: Recipe,
+    save_every: int = 4,
+    **architecture: int,
+) -> Trainer:
     pictures = load_pictures(find_pictures([photographs]), 64, lambda *_: None)
     degradation = PRESETS[recipe.degrade]
     return Trainer(
-        network=initial_network(Architecture(recipe.scale), recipe.seed),
+        network=initial_network(Architecture(recipe.scale, **architecture), recipe.seed),
         recipe=recipe,
         source=PairSource(pictures, degradation, recipe.scale, recipe.seed),
         validation=Validation(pictures[:1], degradation, recipe.scale, recipe.seed),
@@ -111,17 +119,22 @@ def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
     assert load_network(tmp_path / "weights.safetensors").architecture == Architecture(2)
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [NARROW, pytest.param({}, marks=pytest.mark.slow)],
+    ids=["narrow", "shipped"],
+)
 def test_an_interrupted_training_goes_on_exactly_where_it_was(
-    photographs: Path, tmp_path: Path
+    architecture: dict[str, int], photographs: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(scale=3, iterations=10, l2_from=0.5, **SMALL)
-    whole = trainer(photographs, tmp_path / "whole", recipe)
+    recipe = Recipe(scale=3, iterations=14, l2_from=0.5, **SMALL)
+    whole = trainer(photographs, tmp_path / "whole", recipe, 8, **architecture)
     assert whole.train(Heard())
 
-    first = trainer(photographs, tmp_path / "parts", recipe)
-    assert not first.train(Heard(interrupt_at=6))
-    second = trainer(photographs, tmp_path / "parts", recipe)
-    assert second.iteration == 6
+    first = trainer(photographs, tmp_path / "parts", recipe, 8, **architecture)
+    assert not first.train(Heard(interrupt_at=11))
+    second = trainer(photographs, tmp_path / "parts", recipe, 8, **architecture)
+    assert second.iteration == 11
     assert second.train(Heard())
 
     assert weights_sha256(second.averaged()) == weights_sha256(whole.averaged())
@@ -129,7 +142,7 @@ def test_an_interrupted_training_goes_on_exactly_where_it_was(
 
 def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_path: Path) -> None:
     recipe = Recipe(scale=2, iterations=20, **SMALL)
-    training = trainer(photographs, tmp_path, recipe)
+    training = trainer(photographs, tmp_path, recipe, **NARROW)
 
     class Poison(Heard):
         def validated(self, row: LogRow) -> None:
@@ -141,14 +154,14 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_p
 
     kept = load_network(tmp_path / "weights.safetensors")
     assert torch.isfinite(kept.get_parameter("head.0.weight")).all()
-    assert trainer(photographs, tmp_path, recipe).iteration == 4
+    assert trainer(photographs, tmp_path, recipe, **NARROW).iteration == 4
 
 
 def test_a_state_that_cannot_be_written_leaves_the_last_one(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(scale=2, iterations=8, **SMALL)
-    training = trainer(photographs, tmp_path, recipe)
+    training = trainer(photographs, tmp_path, recipe, **NARROW)
 
     class FullDisk(Heard):
         def validated(self, row: LogRow) -> None:
@@ -161,15 +174,15 @@ def test_a_state_that_cannot_be_written_leaves_the_last_one(
         training.train(FullDisk())
     monkeypatch.undo()
 
-    assert trainer(photographs, tmp_path, recipe).iteration == 4
+    assert trainer(photographs, tmp_path, recipe, **NARROW).iteration == 4
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_run_of_another_recipe_is_refused(photographs: Path, tmp_path: Path) -> None:
-    trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, **SMALL)).train(Heard())
+    trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, **SMALL), **NARROW).train(Heard())
 
     with pytest.raises(CheckpointError, match=r"another recipe.*seed"):
-        trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, seed=9, **SMALL))
+        trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, seed=9, **SMALL), **NARROW)
 
 
 def test_pairs_depend_on_seed_and_iteration_alone(photographs: Path) -> None:
@@ -319,7 +332,7 @@ def test_a_compressed_jpeg_is_trained_on_at_half_size_and_large_pictures_at_seve
     files = {"low.jpg": (large.resize((720, 380)), 85), "high.jpg": (large.resize((720, 380)), 98)}
     for name, (picture, quality) in files.items():
         picture.save(tmp_path / name, quality=quality)
-    large.save(tmp_path / "large.png")
+    large.save(tmp_path / "large.png", compress_level=1)
 
     sizes = {
         path.name: [
@@ -335,6 +348,7 @@ def test_a_compressed_jpeg_is_trained_on_at_half_size_and_large_pictures_at_seve
     }
 
 
+@pytest.mark.slow
 def test_an_authors_checkpoint_can_be_fine_tuned(
     authors_checkpoint: Path, photographs: Path, tmp_path: Path
 ) -> None:
