@@ -34,8 +34,8 @@ PORT = click.IntRange(0, 65535)
 @click.option(
     "--host",
     default="127.0.0.1",
-    help="Address to bind. 0.0.0.0 accepts connections from other machines: anyone who can reach "
-    "the ports can submit work.",
+    help="Address or name to bind, such as ::1 or localhost. 0.0.0.0 or :: accepts connections "
+    "from other machines: anyone who can reach the ports can submit work.",
 )
 @click.option("--grpc-port", type=PORT, default=8001, help="Port for gRPC; 0 picks a free one.")
 @click.option("--http-port", type=PORT, default=8000, help="Port for HTTP; 0 picks a free one.")

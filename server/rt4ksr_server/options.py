@@ -10,7 +10,7 @@ from typing import Final
 
 from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import ServerStartError
-from rt4ksr_server.services import SERVICES
+from rt4ksr_server.services import SERVICES, address_flag
 
 __all__ = ["ServerOptions", "default_repository", "shipped_repository"]
 
@@ -30,7 +30,7 @@ OWN_FLAGS: Final = frozenset(
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """The validated arguments of :class:`~rt4ksr_server.TritonServer`.
+    """The validated arguments of :class:`~rt4ksr_server.TritonServer`; ``host`` is numeric.
 
     Raises:
         ServerStartError: a folder that is not a model repository, a timeout that is not positive,
@@ -90,7 +90,7 @@ class ServerOptions:
             flags.append(f"--http-header-forward-pattern={FORWARDED_HEADERS}")
         for service in SERVICES:
             if service in ports:
-                flags += [f"--{service}-address={self.host}", f"--{service}-port={ports[service]}"]
+                flags += [address_flag(service, self.host), f"--{service}-port={ports[service]}"]
             else:
                 flags.append(f"--allow-{service}=false")
         if self.models:

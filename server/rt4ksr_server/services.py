@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import socket
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client.errors import ServerError, ServerStartError
 
-__all__ = ["SERVICES", "Services", "is_free"]
+__all__ = ["SERVICES", "Services", "address_flag", "is_free", "numeric_address"]
 
 SERVICES: Final = ("grpc", "http", "metrics")
 """In the order in which tritonserver opens them."""
@@ -25,7 +26,7 @@ PROBE_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True)
 class Services:
-    """Services by name, each on a port of ``host``, the address that tritonserver binds."""
+    """Services by name, each on a port of ``host``, the numeric address that tritonserver binds."""
 
     host: str
     ports: Mapping[str, int]
@@ -103,6 +104,44 @@ class Services:
             return False
         finally:
             client.close()
+
+
+def numeric_address(host: str) -> str:
+    """Return the IP address of ``host``: a name, or an address with or without brackets.
+
+    tritonserver binds numeric addresses only. Of several addresses, the first IPv4 one.
+
+    Raises:
+        ServerStartError: the name has no address, or the address is a link-local one.
+
+    """
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ServerStartError(
+            f"cannot serve on host {host!r}: {getattr(error, 'strerror', None) or error}: name an "
+            "address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+        ) from error
+    # A stable sort: false comes first.
+    address = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    # Such an address needs the name of an interface, which neither service takes.
+    if ":" in address and ipaddress.ip_address(address.partition("%")[0]).is_link_local:
+        raise ServerStartError(
+            f"cannot serve on host {host!r}: tritonserver cannot bind a link-local address: name "
+            "another one, or :: for all"
+        )
+    return address
+
+
+def address_flag(service: str, address: str) -> str:
+    """Return the flag that binds ``service`` to a numeric address.
+
+    gRPC takes an IPv6 address in brackets; HTTP and metrics, which are libevent's, with a prefix.
+    """
+    if ipaddress.ip_address(address).version == 6:
+        address = f"[{address}]" if service == "grpc" else f"ipv6:{address}"
+    return f"--{service}-address={address}"
 
 
 def get(url: str, path: str) -> bytes | None:

@@ -15,7 +15,7 @@ from rt4ksr_client.errors import ServerError, ServerStartError
 from rt4ksr_server.installation import Installation
 from rt4ksr_server.options import ServerOptions
 from rt4ksr_server.process import SupervisedProcess
-from rt4ksr_server.services import SERVICES, Services
+from rt4ksr_server.services import SERVICES, Services, numeric_address
 
 __all__ = ["TritonServer"]
 
@@ -40,7 +40,8 @@ class TritonServer:
         model_repository: a folder with one folder per model.
         models: names of the models to load; default: all. With names, anyone who can reach the
             server can load the others.
-        host: the address to bind; ``0.0.0.0`` accepts connections from other machines.
+        host: the address to bind, IPv4 or IPv6, or a name of this machine. ``0.0.0.0`` (or ``::``)
+            accepts connections from other machines.
         grpc_port: 0 picks a free port, None turns gRPC off.
         http_port: 0 picks a free port, None turns HTTP off.
         metrics_port: 0 picks a free port, None turns the Prometheus metrics off.
@@ -72,10 +73,11 @@ class TritonServer:
         extra_args: Sequence[str] = (),
         log: Callable[[str], object] | None = None,
     ) -> None:
+        address = numeric_address(host)
         wanted = zip(SERVICES, (grpc_port, http_port, metrics_port), strict=True)
         self._options = ServerOptions(
             model_repository=Path(model_repository).absolute(),
-            host=host,
+            host=address,
             wanted_ports={service: port for service, port in wanted if port is not None},
             start_timeout_s=start_timeout_s,
             exit_timeout_s=exit_timeout_s,
@@ -84,7 +86,7 @@ class TritonServer:
         )
         self._binary = binary
         self._log = log
-        self._services = Services(host, {})
+        self._services = Services(address, {})
         self._process: SupervisedProcess | None = None
 
     def start(self) -> TritonServer:
