@@ -14,7 +14,23 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from rt4ksr_client import xmp
 
-__all__ = ["PNG_SIGNATURE", "Contents", "png_chunk", "png_chunks", "read_contents"]
+__all__ = [
+    "ANIMATED",
+    "PAGED",
+    "PNG_SIGNATURE",
+    "Contents",
+    "png_chunk",
+    "png_chunks",
+    "read_contents",
+    "unreadable_kind",
+]
+
+ANIMATED: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF", "FLI"})
+"""Formats whose frames follow one another in time; Pillow's names, as below."""
+
+PAGED: Final = frozenset({"TIFF", "DCX"})
+"""Formats with several pages."""
+
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -42,6 +58,7 @@ _C2PA_UUID: Final = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _LARGEST_HEADER_BYTES: Final = 16 * 2**20
 _GEOREFERENCE: Final = frozenset({33550, 33922, 34264, 34735})
 _PHOTOSHOP_LAYERS: Final = 37724
+_SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 330, 50706
 _PHOTOSHOP_PATHS: Final = range(2000, 2998)
 _SAMSUNG_MOTION_PHOTO: Final = 0x0A30
 
@@ -57,6 +74,8 @@ class Contents:
         icc_profile: empty where Pillow reads it, or there is none.
         png_chunks: those that another PNG may hold as they are: colour space and texts.
         left_out: names of what no upscaled picture has.
+        is_raw: a camera's raw file, of which Pillow reads the small preview.
+        is_truncated: a file whose end is missing, where Pillow's decoder does not say so.
 
     """
 
@@ -66,6 +85,8 @@ class Contents:
     icc_profile: bytes = b""
     png_chunks: bytes = b""
     left_out: tuple[str, ...] = ()
+    is_raw: bool = False
+    is_truncated: bool = False
 
 
 def read_contents(stream: IO[bytes], image: Image.Image) -> Contents:
@@ -81,6 +102,24 @@ def read_contents(stream: IO[bytes], image: Image.Image) -> Contents:
         return read(stream, image)
     except (struct.error, ValueError, LookupError):  # the decoder says what is broken
         return Contents()
+
+
+def unreadable_kind(stream: IO[bytes]) -> str | None:
+    """Say what a file is that Pillow does not know, with what to do, or None: not a picture."""
+    start = stream.read(64)
+    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return "JPEG XL, which cannot be read: convert it to PNG first"
+    if start.startswith(b"v/1\x01"):
+        return "OpenEXR, which cannot be read: tone-map it to PNG first"
+    if start.startswith((b"#?RADIANCE", b"#?RGBE")):
+        return "Radiance HDR, which cannot be read: tone-map it to PNG first"
+    if start[4:8] == b"ftyp" or start[:4] in (b"\x1aE\xdf\xa3", b"OggS"):
+        return "not a picture that can be read; a video needs 'rt4ksr video'"
+    if start.lstrip().startswith((b"<svg", b"<?xml")):
+        return "not pixels: draw it at the size you want instead of upscaling it"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "a JPEG of a kind that cannot be read: of 12 bits, lossless, or broken"
+    return None
 
 
 def png_chunks(stream: IO[bytes], *, pixels: bool = True) -> Iterator[tuple[bytes, bytes]]:
@@ -204,7 +243,12 @@ def _read_tiff(stream: IO[bytes], image: Image.Image) -> Contents:
         left_out.append("georeference")
     if _PHOTOSHOP_LAYERS in image.tag_v2:
         left_out.append("layers (Photoshop)")
-    return Contents(bits=_bits(image), left_out=tuple(left_out))
+    is_raw = _DNG_VERSION in image.tag_v2 or (
+        bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1) and _SUB_DIRECTORIES in image.tag_v2
+    )
+    stream.seek(8)
+    is_raw = is_raw or stream.read(2) == b"CR"
+    return Contents(bits=_bits(image), left_out=tuple(left_out), is_raw=is_raw)
 
 
 def _read_psd(stream: IO[bytes], image: Image.Image) -> Contents:
@@ -243,7 +287,30 @@ def _read_jpeg2000(stream: IO[bytes], image: Image.Image) -> Contents:
         bits=8 if image.mode.startswith("I") else bits,
         icc_profile=profile,
         left_out=tuple(left_out),
+        is_truncated=not _ends_jpeg2000(stream),
     )
+
+
+def _ends_jpeg2000(stream: IO[bytes]) -> bool:
+    """Whether the codestream has its end marker, in a box or alone."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if stream.read(4) != b"\xff\x4f\xff\x51":
+        at = 0
+        while at + 8 <= end:
+            stream.seek(at)
+            length, kind = struct.unpack(">I4s", stream.read(8))
+            if length == 1:
+                (length,) = struct.unpack(">Q", stream.read(8))
+            box_end = at + length if length else end
+            if kind == b"jp2c":
+                end = min(end, box_end) if box_end <= end else 0
+                break
+            if length < 8 and length != 0:
+                return False
+            at = box_end
+    stream.seek(max(0, end - 64))
+    return stream.read(min(64, end)).rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _read_heif(stream: IO[bytes], image: Image.Image) -> Contents:

@@ -16,7 +16,14 @@ from PIL import Image, UnidentifiedImageError
 from rt4ksr_client import metadata
 from rt4ksr_client.atomic_write import atomic_write, is_stream, write_errors
 from rt4ksr_client.color import ColorSpace, refuse_hdr
-from rt4ksr_client.container import Contents, png_chunk, read_contents
+from rt4ksr_client.container import (
+    ANIMATED,
+    PAGED,
+    Contents,
+    png_chunk,
+    read_contents,
+    unreadable_kind,
+)
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
@@ -63,7 +70,7 @@ _opening = threading.Lock()
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Read and decode a picture, upright; of an animation, the first frame.
+    """Read and decode a picture, upright; of an animation or several pages, the first.
 
     Raises:
         PictureError: no such file, not a picture, truncated, or more pixels than Pillow's limit
@@ -73,7 +80,15 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     path = Path(path)
     image = decode(path, str(path))
     with read_errors(str(path)):
-        return metadata.upright(image)
+        count = getattr(image, "n_frames", 1) if image.format in ANIMATED | PAGED else 1
+        if count == 1:
+            return metadata.upright(image)
+        with image:  # it would stay open for the other frames
+            first = metadata.upright(image).copy()
+            first.info.update(metadata.collect(image))
+    kind = "pages" if image.format in PAGED else "frames"
+    first.info.setdefault(metadata.LEFT_OUT, []).append(f"{kind} 2 to {count}")
+    return first
 
 
 def decode(
@@ -112,21 +127,26 @@ def decode(
             try:
                 image = Image.open(source, formats=formats)
             except UnidentifiedImageError:
-                if not is_heif or "HEIF" in Image.OPEN:
-                    raise
+                if is_heif and "HEIF" not in Image.OPEN:
+                    remedy = "to read HEIC and HEIF, pip install 'rt4ksr-triton[heif]'"
+                    raise PictureError(f"{name}: {remedy}") from None
+                with _opened(source) as stream:
+                    if kind := unreadable_kind(stream):
+                        raise PictureError(f"{name}: {kind}") from None
+                raise
+        try:
+            if max_px is not None and image.width * image.height > max_px:
                 raise PictureError(
-                    f"{name}: to read HEIC and HEIF, pip install 'rt4ksr-triton[heif]'"
-                ) from None
-        if max_px is not None and image.width * image.height > max_px:
+                    f"{name}: rejected as too large: {image.width}x{image.height} is more than "
+                    f"{max_px} pixels"
+                )
+            with _opened(source) as stream:
+                contents = read_contents(stream, image)
+            _add(contents, image, name)
+            image.load()
+        except BaseException:
             image.close()
-            raise PictureError(
-                f"{name}: rejected as too large: {image.width}x{image.height} is more than "
-                f"{max_px} pixels"
-            )
-        with _opened(source) as stream:
-            contents = read_contents(stream, image)
-        _add(contents, image, name)
-        image.load()
+            raise
     if contents.bits > 8:
         warn(f"{name}: {contents.bits} bits per channel: upscaled and written with 8")
     return image
@@ -275,6 +295,13 @@ def _add(contents: Contents, image: Image.Image, name: str) -> None:
     if contents.icc_profile and not info.get("icc_profile"):
         info["icc_profile"] = contents.icc_profile
     refuse_hdr(contents.transfer, info.get("icc_profile"), name)
+    if contents.is_truncated:
+        raise PictureError(f"{name}: truncated: its end is missing")
+    if contents.is_raw:
+        raise PictureError(
+            f"{name}: a raw photograph, of which only a preview can be read: develop it to TIFF or "
+            "JPEG first"
+        )
     left_out = list(contents.left_out)
     if not metadata.has_readable_exif(image):
         del info["exif"]

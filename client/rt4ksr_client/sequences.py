@@ -23,7 +23,7 @@ from typing import IO, Any, Final, NamedTuple
 from PIL import Image, ImageChops, TiffImagePlugin
 
 from rt4ksr_client import files, metadata
-from rt4ksr_client.container import PNG_SIGNATURE, png_chunk, png_chunks
+from rt4ksr_client.container import ANIMATED, PAGED, PNG_SIGNATURE, png_chunk, png_chunks
 from rt4ksr_client.pictures import warn
 
 __all__ = ["ANIMATED_FORMATS", "FrameSequence", "Shot", "write_sequence"]
@@ -31,8 +31,6 @@ __all__ = ["ANIMATED_FORMATS", "FrameSequence", "Shot", "write_sequence"]
 ANIMATED_FORMATS: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 """Formats whose animations can be written."""
 
-_ANIMATED_SOURCES: Final = ANIMATED_FORMATS | {"FLI"}
-_PAGED_SOURCES: Final = frozenset({"TIFF", "DCX"})
 _DEFAULT_DURATION_MS: Final = 100
 """How long browsers show a frame whose duration is 0."""
 _LONGEST_DURATION_MS: Final = 60_000
@@ -73,7 +71,7 @@ class FrameSequence:
         self.has_alpha = image.has_transparency_data  # if one frame has, Pillow gives it to all
         with files.read_errors(name):
             self._indices = self._all_indices()
-        self.is_animation = image.format in _ANIMATED_SOURCES and len(self._indices) > 1
+        self.is_animation = image.format in ANIMATED and len(self._indices) > 1
         if len(self._indices) > 1 and not self._fits(format_name):
             first = f"only the first of {len(self._indices)}"
             if self.is_animation:
@@ -114,11 +112,11 @@ class FrameSequence:
     def _all_indices(self) -> list[int]:
         image = self._image
         count = getattr(image, "n_frames", 1)
-        if image.format in _ANIMATED_SOURCES:
+        if image.format in ANIMATED:
             # The default image of an APNG is not always part of the animation.
             return list(range(1 if image.info.get("default_image") and count > 1 else 0, count))
         if not isinstance(image, TiffImagePlugin.TiffImageFile):
-            return list(range(count if image.format in _PAGED_SOURCES else 1))
+            return list(range(count if image.format in PAGED else 1))
         indices = [0]
         for index in range(1, count):
             image.seek(index)

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import files
+from rt4ksr_client.color import ColorSpace
+from rt4ksr_client.container import png_chunk
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import join, split
 from rt4ksr_client.sequences import ANIMATED_FORMATS, FrameSequence, Shot, write_sequence
@@ -21,17 +23,34 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 MUTANTS = 400
 HEADER_BYTES = 200
 KEEPING = ANIMATED_FORMATS | {"TIFF"}
+READ_ONLY = ("JPEG2000", "MPO", "HEIF")
+TARGETS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")
+XMP = b'<x xmlns:C="http://ns.google.com/photos/1.0/container/" C:a="1"><C:b>2</C:b></x>'
+
+
+P3 = ColorSpace((0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329)).icc_profile()
 
 
 def whole(format_name: str, *, frames: int = 1) -> bytes:
     values = np.random.default_rng(0).integers(0, 256, (frames, 24, 32, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x013B] = "Somebody"
+    exif.get_ifd(0x8769).update({0x927C: b"Maker\0note", 0xA002: 32})
     if frames == 1:  # Pillow 13 itself crashes on an animated AVIF with an orientation
         exif[0x0112] = 6
     shots = [Image.fromarray(frame) for frame in values]
-    shots[0].info |= {"exif": exif.tobytes(), "xmp": b"<x/>", "dpi": (72, 72)}
+    shots[0].info |= {"exif": exif.tobytes(), "xmp": XMP, "dpi": (72, 72)}
+    shots[0].info |= {"comment": b"hello", "iptc": b"\x1c\x02\x78\0\1a", "icc_profile": P3}
     stream = io.BytesIO()
+    if format_name in READ_ONLY:
+        if format_name == "HEIF":
+            pytest.importorskip("pillow_heif", reason="needs the heif extra").register_heif_opener()
+        options = {"save_all": True, "append_images": shots[1:]} if frames > 1 else {}
+        shots[0].save(stream, format_name, **options)
+        return stream.getvalue()
+    if format_name == "PNG":
+        chunks = {b"cICP": b"\x0c\x0d\0\1", b"gAMA": b"\0\1\0\0", b"tEXt": b"Title\0A"}
+        shots[0].info["png_chunks"] = b"".join(png_chunk(*chunk) for chunk in chunks.items())
     write_sequence(stream, iter(map(Shot, shots)), format_name, count=frames)
     return stream.getvalue()
 
@@ -51,14 +70,18 @@ def read_all(data: bytes) -> int:
     image = files.decode(io.BytesIO(data), "fuzz")
     with files.read_errors("fuzz"):
         shots = FrameSequence(image, "fuzz", image.format if image.format in KEEPING else "PNG")
-        for shot in shots:
-            files.encode(join(*split(shot.picture)), "PNG")
-    return len(shots)
+        pictures = [join(*split(shot.picture)) for shot in shots]
+    with files.write_errors("fuzz"):
+        for picture in pictures:
+            for target in TARGETS:
+                files.encode(picture, target)
+    return len(shots) if image.format != "MPO" else image.n_frames
 
 
 @pytest.mark.parametrize(
     ("name", "frames"),
-    [(name, 1) for name in files.FORMATS] + [(name, 3) for name in sorted(KEEPING)],
+    [(name, 1) for name in (*files.FORMATS, *READ_ONLY)]
+    + [(name, 3) for name in (*sorted(KEEPING), "MPO")],
 )
 def test_only_our_error_comes_out_of_broken_files(
     name: str,
@@ -79,7 +102,7 @@ def test_only_our_error_comes_out_of_broken_files(
     assert refused > count // 20
 
 
-@pytest.mark.parametrize("name", list(files.FORMATS))
+@pytest.mark.parametrize("name", [*files.FORMATS, *READ_ONLY])
 def test_every_short_beginning_is_refused(name: str) -> None:
     data = whole(name)
     for length in range(min(len(data), 300)):

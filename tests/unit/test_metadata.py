@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from rt4ksr_client import files, metadata
 from rt4ksr_client.color import ColorSpace
-from rt4ksr_client.container import png_chunk, png_chunks
+from rt4ksr_client.container import png_chunk, png_chunks, read_contents
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import PictureWarning, join, split
 
@@ -635,3 +636,104 @@ def test_content_credentials_of_a_webp_are_named() -> None:
 
     with pytest.warns(PictureWarning, match="Content Credentials"):
         files.encode(upscaled(data), "WEBP")
+
+
+def test_a_jpeg_of_12_bits_is_named() -> None:
+    data = encoded(noise("RGB"), "JPEG")
+    at = data.index(b"\xff\xc0") + 4
+
+    with pytest.raises(PictureError, match=r"a\.jpg: a JPEG of a kind .* 12 bits"):
+        files.decode(io.BytesIO(data[:at] + b"\x0c" + data[at + 1 :]), "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl ", "JPEG XL"),
+        (b"v/1\x01\2\0\0\0", "OpenEXR"),
+        (b"#?RADIANCE\n", "Radiance HDR"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "'rt4ksr video'"),
+        (b"\x1aE\xdf\xa3\x01\0\0\0", "'rt4ksr video'"),
+        (b'<?xml version="1.0"?>\n<svg/>', "draw it at the size"),
+        (b"text", "not a picture"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_files_that_cannot_be_read_are_named(start: bytes, words: str) -> None:
+    with pytest.raises(PictureError, match=words):
+        files.decode(io.BytesIO(start + bytes(40)), "a")
+
+
+@pytest.mark.parametrize("kind", ["NEF, ARW", "DNG", "CR2"])
+def test_the_preview_of_a_raw_photograph_is_not_taken_for_it(kind: str) -> None:
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    if kind == "DNG":
+        directory.tagtype[50706] = 1
+        directory[50706] = b"\1\4\0\0"
+    elif kind == "NEF, ARW":
+        directory[254] = 1
+        directory.tagtype[330] = 4
+        directory[330] = (8, 8)
+    data = encoded(noise("RGB"), "TIFF", tiffinfo=directory)
+    if kind == "CR2":
+        at = len(data)
+        (first,) = struct.unpack_from("<I", data, 4)
+        (count,) = struct.unpack_from("<H", data, first)
+        table = data[first : first + 2 + 12 * count + 4]
+        data = data[:4] + struct.pack("<I", at) + b"CR\2\0" + data[12:] + table
+
+    with pytest.raises(PictureError, match=r"a\.raw: a raw photograph"):
+        files.decode(io.BytesIO(data), "a.raw")
+
+
+def boxes(*content: tuple[bytes, bytes]) -> bytes:
+    return b"".join(struct.pack(">I4s", 8 + len(body), kind) + body for kind, body in content)
+
+
+def heif_container(primary: list[int], *, long_numbers: bool = False) -> bytes:
+    """Items 1, which is another rendition, and 2, the primary one, whose properties are given."""
+    colr_sdr = b"nclx" + struct.pack(">HHHB", 12, 13, 6, 0x80)
+    colr_hdr = b"nclx" + struct.pack(">HHHB", 9, 16, 9, 0x80)
+    properties = boxes(
+        (b"colr", colr_hdr),
+        (b"colr", colr_sdr),
+        (b"pixi", b"\0\0\0\0\3\x0a\x0a\x0a"),
+        (b"auxC", b"\0\0\0\0urn:com:apple:photo:2020:aux:hdrgainmap\0"),
+        (b"auxC", b"\0\0\0\0urn:com:apple:photo:2018:aux:portraiteffectsmatte\0"),
+        (b"av1C", b"\x81\0\x4c\0"),
+    )
+    width = 2 if long_numbers else 1
+    numbers = b"".join(number.to_bytes(width, "big") for number in primary)
+    association = b"\0\0\0" + bytes([long_numbers]) + struct.pack(">I", 2)
+    association += struct.pack(">HB", 1, 1) + (1).to_bytes(width, "big")
+    association += struct.pack(">HB", 2, len(primary)) + numbers
+    meta = boxes(
+        (b"pitm", b"\0\0\0\0\0\2"),
+        (b"iinf", b"\0\0\0\0\0\0"),
+        (b"iprp", boxes((b"ipco", properties), (b"ipma", association))),
+    )
+    filler = (b"free", bytes(9000))
+    return boxes((b"ftyp", b"avif\0\0\0\0"), filler, (b"meta", b"\0\0\0\0" + meta))
+
+
+@pytest.mark.parametrize("long_numbers", [False, True])
+def test_of_a_heif_or_avif_the_primary_pictures_properties_count(long_numbers: bool) -> None:
+    image = noise("RGB")
+    image.format = "AVIF"
+
+    found = read_contents(io.BytesIO(heif_container([2, 3], long_numbers=long_numbers)), image)
+
+    assert (found.primaries, found.transfer, found.bits) == (12, 13, 10)
+    assert found.left_out == ("HDR gain map", "portrait mattes")
+    hdr = read_contents(io.BytesIO(heif_container([1, 6], long_numbers=long_numbers)), image)
+    assert (hdr.transfer, hdr.bits) == (16, 10)
+
+
+def test_open_picture_names_the_frames_it_did_not_read(tmp_path: Path) -> None:
+    for name, words in {"a.tif": "pages 2 to 3", "a.gif": "frames 2 to 3"}.items():
+        frames = [noise("RGB", (64 + index, 48)) for index in range(3)]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+
+        with pytest.warns(PictureWarning, match=f"b.png: left out: {words}$"):
+            files.save_picture(files.open_picture(tmp_path / name), tmp_path / "b.png")
