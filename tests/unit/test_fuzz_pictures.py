@@ -75,7 +75,7 @@ def read_all(data: bytes) -> int:
         for picture in pictures:
             for target in TARGETS:
                 files.encode(picture, target)
-    return len(shots) if image.format != "MPO" else image.n_frames
+    return getattr(image, "n_frames", 1) if image.format == "MPO" else len(shots)
 
 
 @pytest.mark.parametrize(
