@@ -1,9 +1,9 @@
-"""Instances against threads on a CPU: 4K frames a second of the same model, configured both ways.
+"""Instances against threads on a CPU: 4K frames per second of a model in several configurations.
 
 python benchmarks/cpu_configs.py [--rounds 3] [--frames 12]
 
-Each configuration has a server of its own; all run at once and take turns, so that noise of the
-machine meets them alike. Frames go over shared memory, several in flight.
+Each configuration has its own server; all run at once and are measured in turns, so that noise of
+the machine affects them equally. Frames travel over shared memory, several in flight.
 """
 
 from __future__ import annotations

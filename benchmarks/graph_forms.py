@@ -1,8 +1,8 @@
-"""The export against its peers, one 1080p frame to 4K (x2) or 720p to 4K (x3).
+"""Compares this export with others: one frame from 1080p (x2) or 720p (x3) to 4K.
 
-Every candidate runs once per round, in turn, so that a machine that gets slower in between touches
-all alike; medians, and ratios round by round. Peers take and give float32, as the plain
-exports do; this export's conversion from and to uint8 is inside its time.
+Every candidate runs once per round, in turn, so that a slowdown of the machine affects all equally;
+medians, and ratios by round, are reported. The others take and return float32, as plain exports do;
+the time of this export includes the conversion from and to uint8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports a network: builds a model, verifies it and publishes what was verified, all or nothing.
+"""Exports a network: builds a model, verifies it and publishes the verified files, all or none.
 
 The data flows one way: weights, network, fused network, graphs, verification, repository.
 """
@@ -205,10 +205,10 @@ def _current_plans(
 
 
 def publish(files: Files, repository: Path, name: str) -> None:
-    """Write ``files`` into ``repository/name``, which is replaced as a whole or not at all.
+    """Write ``files`` into ``repository/name``, which is replaced completely or not at all.
 
     Raises:
-        ExportError: it cannot be written, or what is there is not a model folder.
+        ExportError: it cannot be written, or exists and is not a model folder.
 
     """
     target = repository / name

@@ -58,7 +58,7 @@ def test_a_model_without_the_named_configuration_uses_its_only_one(
         assert opened(answer).tobytes() == upscaler.upscale(picture).tobytes()
 
 
-def test_a_side_that_no_tensorrt_profile_has_is_rejected_by_the_endpoint_and_tiled_by_the_client(
+def test_the_endpoint_rejects_a_side_beyond_the_profile_and_the_client_tiles_it(
     server: TritonServer,
 ) -> None:
     long = Image.new("RGB", (MAX_SIDE_PX + 1, 8), (90, 80, 70))

@@ -114,7 +114,7 @@ def test_a_picture_comes_back_with_its_gray_and_its_alpha(
     assert upscaled.size == (64 * spec.scale, 36 * spec.scale)
 
 
-def test_the_client_learns_what_it_talks_to(upscaler: Upscaler, spec: ModelSpec) -> None:
+def test_the_client_reads_the_parameters_of_the_model(upscaler: Upscaler, spec: ModelSpec) -> None:
     served = upscaler.served_model
 
     assert (served.name, served.scale) == (spec.name, spec.scale)
@@ -122,7 +122,7 @@ def test_the_client_learns_what_it_talks_to(upscaler: Upscaler, spec: ModelSpec)
     assert len(served.weights_sha256) == 64
 
 
-def test_a_model_of_another_scale_is_refused(server: TritonServer) -> None:
+def test_a_model_of_another_scale_is_rejected(server: TritonServer) -> None:
     with (
         Upscaler(server.grpc_url, model="rt4ksr_x2", scale=3) as upscaler,
         pytest.raises(WrongScaleError, match="x2, not x3"),
@@ -130,7 +130,7 @@ def test_a_model_of_another_scale_is_refused(server: TritonServer) -> None:
         upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
 
 
-def test_a_model_the_server_lacks_is_named(server: TritonServer) -> None:
+def test_the_error_names_a_model_that_the_server_lacks(server: TritonServer) -> None:
     with (
         Upscaler(server.grpc_url, model="rt4ksr_x9") as upscaler,
         pytest.raises(ModelNotReadyError, match="rt4ksr_x9"),
@@ -138,7 +138,7 @@ def test_a_model_the_server_lacks_is_named(server: TritonServer) -> None:
         upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
 
 
-def test_where_nobody_answers_it_says_how_to_start_a_server() -> None:
+def test_if_no_server_answers_the_error_tells_how_to_start_one() -> None:
     with (
         Upscaler("127.0.0.1:9", timeout_s=5) as upscaler,
         pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
@@ -146,7 +146,7 @@ def test_where_nobody_answers_it_says_how_to_start_a_server() -> None:
         upscaler.upscale(np.zeros((4, 4, 3), np.uint8))
 
 
-def test_an_odd_tensor_sent_past_the_client_is_refused_and_the_server_lives(
+def test_an_odd_tensor_from_another_client_is_rejected_and_the_server_survives(
     server: TritonServer, spec: ModelSpec
 ) -> None:
     with open_transport(Connection(server.grpc_url, "grpc")) as transport:
@@ -158,7 +158,7 @@ def test_an_odd_tensor_sent_past_the_client_is_refused_and_the_server_lives(
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), "uint8"),
         (np.zeros((4, 4), np.uint8), r"\(H, W, 3\)"),
@@ -166,8 +166,8 @@ def test_an_odd_tensor_sent_past_the_client_is_refused_and_the_server_lives(
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
     ],
 )
-def test_an_array_that_is_no_frame_is_refused_before_it_is_sent(
-    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], said: str
+def test_an_array_that_is_not_a_frame_is_rejected_before_it_is_sent(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], message: str
 ) -> None:
-    with Upscaler("127.0.0.1:9") as upscaler, pytest.raises(PictureError, match=said):
+    with Upscaler("127.0.0.1:9") as upscaler, pytest.raises(PictureError, match=message):
         upscaler.upscale(array)

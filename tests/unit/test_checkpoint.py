@@ -87,7 +87,7 @@ class _Bomb:
         return Path.touch, (self.touched,)
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(state: State, tmp_path: Path) -> None:
+def test_a_pickle_that_contains_code_is_rejected_and_not_run(state: State, tmp_path: Path) -> None:
     path = tmp_path / "bomb.pth"
     code_was_run = tmp_path / "code_was_run"
     torch.save({"state_dict": {**state, "extra": _Bomb(code_was_run)}}, path)
@@ -122,7 +122,7 @@ def _with_odd_upsampler(state: State) -> object:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_without, r"missing body\.0\.conv1\.fea_conv\.bias"),
         (_with_unknown, r"unknown attention\.weight"),
@@ -135,20 +135,20 @@ def _with_odd_upsampler(state: State) -> object:
         (lambda state: {"state_dict": {"epoch": 3}}, "a name without a tensor"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(
-    damage: Callable[[State], object], said: str, state: State, tmp_path: Path
+def test_weights_that_do_not_fit_are_rejected_by_name(
+    damage: Callable[[State], object], message: str, state: State, tmp_path: Path
 ) -> None:
     path = tmp_path / "wrong.pth"
     torch.save(damage(state), path)
 
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_network(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_a_truncated_file_is_refused(
+def test_a_truncated_file_is_rejected(
     keep: float, suffix: str, network: RT4KSR, state: State, tmp_path: Path
 ) -> None:
     path = tmp_path / f"cut{suffix}"
@@ -164,7 +164,7 @@ def test_a_truncated_file_is_refused(
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_is_not_a_checkpoint_is_refused(suffix: str, tmp_path: Path) -> None:
+def test_other_files_are_rejected(suffix: str, tmp_path: Path) -> None:
     for content in (b"# a text\n" * 50, pickle.dumps(["list"]), b"PK\x03\x04" + bytes(100)):
         path = tmp_path / f"other{suffix}"
         path.write_bytes(content)
@@ -172,7 +172,7 @@ def test_what_is_not_a_checkpoint_is_refused(suffix: str, tmp_path: Path) -> Non
             load_network(path)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         load_network(tmp_path / "nothing.pth")
     with pytest.raises(CheckpointError, match="no such file"):

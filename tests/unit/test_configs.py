@@ -67,7 +67,7 @@ def test_the_three_configurations_are_the_same_for_clients(
     assert len(set(seen)) == 1
 
 
-def test_the_gpu_configuration_has_tensorrt_compile_the_graph_as_it_is_typed(
+def test_the_gpu_configuration_keeps_the_types_of_the_graph(
     configs: dict[str, schema.ModelConfig], spec: ModelSpec
 ) -> None:
     config = configs["configs/gpu.pbtxt"]

@@ -12,7 +12,7 @@ from rt4ksr_export.evaluation import FRAMES, bicubic, evaluate, pairs, summary_t
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 
-def test_psnr_is_its_formula_on_what_the_border_leaves() -> None:
+def test_psnr_follows_its_formula_inside_the_border() -> None:
     true = np.full((20, 20, 3), 100, np.uint8)
     test = true + np.uint8(5)
     test[0] = 0
@@ -81,7 +81,7 @@ def test_the_summary_names_the_worst_picture(photograph: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_shipped_weights_beat_bicubic_on_a_photograph_nobody_trained_on(
+def test_the_shipped_weights_beat_bicubic_on_a_photograph_outside_their_training_set(
     scale: int, photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.open(photograph).crop((200, 200, 700, 500)).save(tmp_path / "nuthatch.png")

@@ -157,7 +157,7 @@ def test_a_new_version_of_the_project_changes_no_graph_and_invalidates_no_plan(
         assert after[path] == before[path].replace(version.encode(), b"98.7.6")
 
 
-def test_the_graph_is_open_in_batch_and_size_and_closed_in_channels(
+def test_batch_height_and_width_are_dynamic_and_the_channels_are_fixed(
     session: onnxruntime.InferenceSession,
 ) -> None:
     (frames,), (upscaled,) = session.get_inputs(), session.get_outputs()
@@ -170,7 +170,7 @@ def test_the_graph_is_open_in_batch_and_size_and_closed_in_channels(
         assert len(set(open_sizes)) == 3
 
 
-def test_uint8_is_cast_first_on_the_way_in_and_last_on_the_way_out(built: BuiltModel) -> None:
+def test_the_first_and_the_last_operator_are_casts(built: BuiltModel) -> None:
     nodes = built.graphs[Precision.FP32].graph.node
     readers = [node.op_type for node in nodes if INPUT_NAME in node.input]
     writers = [node.op_type for node in nodes if OUTPUT_NAME in node.output]
@@ -181,7 +181,7 @@ def test_uint8_is_cast_first_on_the_way_in_and_last_on_the_way_out(built: BuiltM
 
 
 @pytest.mark.parametrize("precision", Precision, ids=lambda precision: precision.value)
-def test_a_graph_carries_its_origin_and_clients_get_the_version_too(
+def test_a_graph_has_its_origin_as_metadata_and_the_configuration_the_version_too(
     precision: Precision, network: RT4KSR, built: BuiltModel
 ) -> None:
     metadata = {entry.key: entry.value for entry in built.graphs[precision].metadata_props}
@@ -219,22 +219,22 @@ def assert_a_shift_before_rounding_is_refused(network: RT4KSR) -> None:
         verify(build_graph(fused), network, anything_after_rounding)
 
 
-def test_a_graph_with_one_wrong_weight_is_refused_with_the_numbers(small_network: RT4KSR) -> None:
+def test_a_graph_with_one_wrong_weight_is_rejected_with_the_figures(small_network: RT4KSR) -> None:
     assert_one_wrong_weight_is_refused(small_network)
 
 
-def test_a_graph_that_is_wrong_only_before_rounding_is_refused_too(small_network: RT4KSR) -> None:
+def test_a_graph_that_is_wrong_only_before_rounding_is_rejected_too(small_network: RT4KSR) -> None:
     assert_a_shift_before_rounding_is_refused(small_network)
 
 
 @pytest.mark.slow
-def test_errors_in_the_graphs_of_the_shipped_weights_are_refused(network: RT4KSR) -> None:
+def test_errors_in_the_graphs_of_the_shipped_weights_are_rejected(network: RT4KSR) -> None:
     assert_one_wrong_weight_is_refused(network)
     assert_a_shift_before_rounding_is_refused(network)
 
 
 @pytest.mark.parametrize("size", [(5, 4), (4, 5), (7, 7)])
-def test_an_odd_size_is_refused_and_not_cut_short(
+def test_an_odd_size_is_rejected_and_not_cropped(
     size: tuple[int, int], session: onnxruntime.InferenceSession
 ) -> None:
     with pytest.raises(Exception, match="Reshape"):
@@ -301,12 +301,12 @@ def test_an_interrupted_publication_puts_the_old_model_back(
     assert content(tmp_path) == before
 
 
-def test_weights_of_another_scale_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_scale_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"x3 model, the weights are for x2"):
         export_model(RT4KSR(Architecture(2)), MODELS["rt4ksr_x3"], tmp_path)
 
 
-def test_a_folder_that_is_no_model_is_not_replaced(
+def test_a_folder_that_is_not_a_model_is_not_replaced(
     small_network: RT4KSR, small_spec: ModelSpec, tmp_path: Path
 ) -> None:
     precious = tmp_path / small_spec.name / "thesis.txt"
@@ -318,7 +318,7 @@ def test_a_folder_that_is_no_model_is_not_replaced(
     assert precious.read_text() == "years of work"
 
 
-def test_an_output_that_cannot_be_written_is_named(
+def test_the_error_names_an_output_that_cannot_be_written(
     small_network: RT4KSR, small_spec: ModelSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -328,7 +328,7 @@ def test_an_output_that_cannot_be_written_is_named(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_output_is_named(
+def test_a_read_only_output_is_an_export_error(
     small_network: RT4KSR, small_spec: ModelSpec, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o500)

@@ -47,7 +47,7 @@ def test_no_option_is_hidden() -> None:
         assert not [p.name for p in command.params if isinstance(p, click.Option) and p.hidden]
 
 
-def test_a_plan_is_built_from_what_is_in_the_repository_and_named_when_it_is_lost(
+def test_a_plan_is_built_from_the_repository_and_reported_when_it_is_removed(
     tmp_path: Path, quick_verification: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (2, 3):
@@ -89,21 +89,29 @@ def test_options_of_a_plan_without_a_plan_are_a_usage_error(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--weights", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["--weights", "rt4ksr_x9"], "no weights named 'rt4ksr_x9'"),
         (["--weights", "rt4ksr_x2", "--scale", "3"], "are for x2, not x3"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_line_and_exit_code_1(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("export", *arguments, "-o", tmp_path / "out") == 1
 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rt4ksr: error: ")
-    assert said in line
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_scale_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", "--model", "rt4ksr_x3", "--scale", "2", "-o", tmp_path / "out") == 2
+    assert "rt4ksr_x3 is not a model for --scale 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

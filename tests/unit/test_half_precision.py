@@ -58,7 +58,7 @@ def test_recentring_changes_the_numbers_and_not_the_result_borders_included(
     fused.float()
 
 
-def test_recentring_takes_the_constants_out_of_what_the_convolutions_read(
+def test_recentring_removes_the_constants_from_the_inputs_of_convolutions(
     fused: FusedRT4KSR, photograph: Path
 ) -> None:
     seen: list[torch.Tensor] = []
@@ -75,7 +75,7 @@ def test_recentring_takes_the_constants_out_of_what_the_convolutions_read(
     assert (after - REMAINDER * other.tail.norm.weight).abs().max() < before.abs().max() / 5
 
 
-def test_a_norm_with_a_zero_weight_is_left_alone() -> None:
+def test_a_norm_with_a_zero_weight_is_not_recentred() -> None:
     torch.manual_seed(4)
     network = fuse(RT4KSR(Architecture(2, features=8, blocks=2)))
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_a_norm_with_a_zero_weight_is_left_alone() -> None:
         assert torch.allclose(network(x), other(x), atol=1e-4)
 
 
-def test_only_what_a_convolution_reads_and_writes_is_half(half: onnx.ModelProto) -> None:
+def test_only_inputs_and_outputs_of_convolutions_are_half(half: onnx.ModelProto) -> None:
     types = {v.name: v.type.tensor_type.elem_type for v in _inferred(half).graph.value_info}
     types |= {w.name: w.data_type for w in half.graph.initializer}
 
@@ -105,18 +105,20 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def test_uint8_meets_nothing_but_casts_in_half_precision_too(half: onnx.ModelProto) -> None:
+def test_the_first_and_the_last_operator_are_casts_in_half_precision_too(
+    half: onnx.ModelProto,
+) -> None:
     nodes = half.graph.node
     assert [n.op_type for n in nodes if "image" in n.input] == ["Cast"]
     assert [n.op_type for n in nodes if "upscaled" in n.output] == ["Cast"]
 
 
-def test_no_weight_is_lost_to_the_range_of_half_precision(half: onnx.ModelProto) -> None:
+def test_no_weight_exceeds_the_range_of_half_precision(half: onnx.ModelProto) -> None:
     for weight in half.graph.initializer:
         assert np.isfinite(numpy_helper.to_array(weight)).all()
 
 
-def test_half_precision_shows_what_full_precision_shows(
+def test_half_precision_agrees_with_full_precision(
     half: onnx.ModelProto, full: onnx.ModelProto
 ) -> None:
     agreement = verify_half(half, full)
@@ -126,7 +128,7 @@ def test_half_precision_shows_what_full_precision_shows(
 
 
 @pytest.mark.parametrize("fused", [2, pytest.param(3, marks=pytest.mark.slow)], indirect=True)
-def test_without_recentring_half_precision_would_be_refused(
+def test_without_recentring_half_precision_would_be_rejected(
     fused: FusedRT4KSR, full: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rt4ksr_export.graph.recentre", lambda network: network)
@@ -138,7 +140,7 @@ def test_without_recentring_half_precision_would_be_refused(
 
 
 @pytest.mark.parametrize("fused", [2, pytest.param(3, marks=pytest.mark.slow)], indirect=True)
-def test_an_overflow_inside_is_refused_even_if_the_picture_is_right(
+def test_an_overflow_inside_the_graph_is_rejected_even_if_the_output_is_right(
     half: onnx.ModelProto, full: onnx.ModelProto
 ) -> None:
     overflowing = onnx.ModelProto()
@@ -152,7 +154,7 @@ def test_an_overflow_inside_is_refused_even_if_the_picture_is_right(
         verify_half(overflowing, full, HalfTolerance(psnr_db=0, levels=255))
 
 
-def test_the_verification_really_rounds_what_a_convolution_writes(half: onnx.ModelProto) -> None:
+def test_the_verification_rounds_the_outputs_of_convolutions(half: onnx.ModelProto) -> None:
     """ONNX Runtime on a CPU leaves that out where it can: the first norm must have seen it."""
     frame = np.random.default_rng(7).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
     _, written, normed, *_ = open_session(expose_half_values(half), optimized=False).run(

@@ -92,6 +92,6 @@ def test_the_authors_checkpoint_fuses_exactly(authors_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["scale", "features", "blocks", "expansion"])
-def test_an_architecture_without_substance_is_refused(field: str) -> None:
+def test_an_empty_architecture_is_rejected(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Architecture(**{"scale": 2, field: 0})

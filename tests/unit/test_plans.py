@@ -86,7 +86,7 @@ CONTEXT_BYTES_PER_PX = {2: 48, 3: 78}
         for precision in Precision
     ],
 )
-def test_every_exported_graph_compiles_strongly_typed_and_open_in_size(
+def test_every_exported_graph_compiles_strongly_typed_with_dynamic_sizes(
     name: str,
     precision: Precision,
     rtx: Compiler,
@@ -107,7 +107,7 @@ def test_every_exported_graph_compiles_strongly_typed_and_open_in_size(
         assert f"Total Activation Memory: {expected} bytes" in caplog.text
 
 
-def test_all_models_together_leave_2_gb_of_a_card_of_8() -> None:
+def test_all_models_together_fit_on_a_gpu_of_8_gb() -> None:
     """See model_repository/README.md; measured figures are in the test above."""
     gpu = tensorrt = 0
     for spec in MODELS.values():
@@ -121,7 +121,7 @@ def test_all_models_together_leave_2_gb_of_a_card_of_8() -> None:
     assert max(gpu, tensorrt) < 6e9
 
 
-def test_a_graph_that_tensorrt_does_not_know_is_refused_with_its_reason(rtx: Compiler) -> None:
+def test_a_graph_that_tensorrt_cannot_read_is_rejected_with_its_reason(rtx: Compiler) -> None:
     frames = [helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, ["N"]) for n in "ab"]
     node = helper.make_node("NoSuchOperator", ["a"], ["b"])
     model = helper.make_model(helper.make_graph([node], "graph", frames[:1], frames[1:]))
@@ -132,7 +132,7 @@ def test_a_graph_that_tensorrt_does_not_know_is_refused_with_its_reason(rtx: Com
         rtx.compile(b"not a graph", Profile.of(X2))
 
 
-def test_a_profile_that_the_network_cannot_have_is_refused(rtx: Compiler, root: Path) -> None:
+def test_a_profile_of_odd_sizes_is_rejected(rtx: Compiler, root: Path) -> None:
     graph = (root / "model_repository" / X2.name / "1" / "model_fp16.onnx").read_bytes()
     odd = Profile((1, 3, 3, 3), (1, 3, 3, 3), (1, 3, 3, 3))
 
@@ -169,7 +169,7 @@ def test_a_plan_of_another_identity_is_not_replaced_unless_forced(
 
 
 @pytest.mark.parametrize("beside", [None, "{", '{"model": 1}', "[]"])
-def test_a_plan_that_nobody_knows_is_not_replaced(beside: str | None, repository: Path) -> None:
+def test_a_plan_of_unknown_origin_is_not_replaced(beside: str | None, repository: Path) -> None:
     plan = repository / X2.name / "1" / "model.rtx"
     plan.write_bytes(b"of a friend")
     if beside is not None:
@@ -180,12 +180,12 @@ def test_a_plan_that_nobody_knows_is_not_replaced(beside: str | None, repository
     assert plan.read_bytes() == b"of a friend"
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"model_fp16\.onnx: cannot be read: No such file"):
         build_plan(X2, tmp_path, Target.RTX)
 
 
-def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_drops(
+def test_a_new_export_keeps_the_plan_of_the_same_graph_and_reports_the_removed_ones(
     tmp_path: Path, quick_verification: None
 ) -> None:
     torch.manual_seed(2)
@@ -204,7 +204,7 @@ def test_a_new_export_keeps_the_plan_of_the_same_graph_and_names_the_others_it_d
     assert sorted(p.name for p in built.path.parent.glob("model.plan*")) == []
 
 
-def test_tensorrt_without_its_library_says_what_to_install(
+def test_without_tensorrt_the_error_names_the_extra(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # its import fails
@@ -213,7 +213,7 @@ def test_tensorrt_without_its_library_says_what_to_install(
         build_plan(X2, repository, Target.TENSORRT)
 
 
-def test_without_a_gpu_the_plan_for_one_is_refused_with_the_way_out(
+def test_without_a_gpu_the_error_suggests_trtexec(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -221,7 +221,7 @@ def test_without_a_gpu_the_plan_for_one_is_refused_with_the_way_out(
         find_gpu()
 
 
-def test_trtexec_is_told_the_same_shapes_and_files() -> None:
+def test_trtexec_gets_the_same_shapes_and_files() -> None:
     command = trtexec_command(X2, Path("my repository"), Target.TENSORRT)
 
     assert command.startswith("trtexec --stronglyTyped ")
@@ -235,12 +235,12 @@ def test_trtexec_is_told_the_same_shapes_and_files() -> None:
         assert part in command
 
 
-def test_a_profile_falls_nowhere() -> None:
+def test_the_sizes_of_a_profile_must_rise() -> None:
     with pytest.raises(ValueError, match="must rise"):
         Profile((1, 4, 4, 3), (1, 2, 8, 3), (1, 8, 8, 3))
 
 
-def test_an_identity_says_in_what_it_differs() -> None:
+def test_the_difference_of_two_identities() -> None:
     profile = Profile.of(X2)
     old = PlanIdentity("m", "a", "fp16", "tensorrt", "10.3.0", Gpu("T4", "7.5"), profile)
     new = dataclasses.replace(old, builder_version="11.4.0")
@@ -250,7 +250,7 @@ def test_an_identity_says_in_what_it_differs() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", Target, ids=lambda target: target.value)
-def test_on_a_gpu_a_plan_shows_what_its_graph_shows(target: Target, repository: Path) -> None:
+def test_on_a_gpu_a_plan_agrees_with_its_graph(target: Target, repository: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no NVIDIA GPU")
     try:
@@ -264,7 +264,7 @@ def test_on_a_gpu_a_plan_shows_what_its_graph_shows(target: Target, repository: 
         assert built.identity.gpu == find_gpu()
 
 
-def test_without_a_gpu_the_comparison_says_that_it_did_not_happen(
+def test_without_a_gpu_the_comparison_is_reported_as_not_run(
     rtx: Compiler, shared_plan: BuiltPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

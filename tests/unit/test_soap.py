@@ -24,7 +24,7 @@ def error_after(optimizer: torch.optim.Optimizer, weight: Parameter, steps: int)
     return float(loss.detach())
 
 
-def test_soap_gets_far_below_adam_where_directions_are_unequal() -> None:
+def test_soap_beats_adam_on_a_badly_conditioned_problem() -> None:
     ours, adams = (Parameter(torch.zeros(8, 16, 1, 1)) for _ in range(2))
 
     error = error_after(Soap([ours], lr=0.03), ours, 200)
@@ -46,7 +46,7 @@ def test_a_vector_is_optimized_as_by_adam() -> None:
     torch.testing.assert_close(ours, adams)
 
 
-def test_a_saved_state_goes_on_exactly() -> None:
+def test_a_saved_state_resumes_exactly() -> None:
     whole = Parameter(torch.zeros(8, 16, 1, 1))
     error_after(Soap([whole], lr=0.03), whole, 30)
 
@@ -60,7 +60,7 @@ def test_a_saved_state_goes_on_exactly() -> None:
     assert torch.equal(whole, parts)
 
 
-def test_a_parameter_without_gradient_stays() -> None:
+def test_a_parameter_without_gradient_is_not_changed() -> None:
     parameter = Parameter(torch.ones(2, 2))
 
     Soap([parameter], lr=1.0).step()

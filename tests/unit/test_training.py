@@ -41,8 +41,8 @@ def photographs(photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-class Heard:
-    """Keeps what a training says."""
+class Recorder:
+    """Keeps the losses and the log of a training."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:
         self.losses: list[float] = []
@@ -99,15 +99,15 @@ def test_an_architecture_too_narrow_for_that_starts_at_random() -> None:
 def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
     photographs: Path, tmp_path: Path
 ) -> None:
-    heard = Heard()
+    recorder = Recorder()
     # One loss all along, steps and an average that suit so few: no matter how a processor rounds.
     steady: dict[str, Any] = {"l2_from": 1.0, "learning_rate": 1e-3, "ema_decay": 0.9}
     recipe = Recipe(scale=2, iterations=60, **SMALL, **steady)
 
-    assert trainer(photographs, tmp_path, recipe, save_every=30).train(heard)
+    assert trainer(photographs, tmp_path, recipe, save_every=30).train(recorder)
 
-    assert np.mean(heard.losses[-10:]) < 0.6 * np.mean(heard.losses[:10])
-    assert heard.rows[1].psnr_db > heard.rows[0].psnr_db
+    assert np.mean(recorder.losses[-10:]) < 0.6 * np.mean(recorder.losses[:10])
+    assert recorder.rows[1].psnr_db > recorder.rows[0].psnr_db
     assert [row.iteration for row in Run(tmp_path).rows()] == [30, 60]
     assert {path.name for path in tmp_path.iterdir()} == {
         "log.csv",
@@ -124,18 +124,18 @@ def test_training_lowers_the_loss_and_keeps_log_plot_preview_and_weights(
     [NARROW, pytest.param({}, marks=pytest.mark.slow)],
     ids=["narrow", "shipped"],
 )
-def test_an_interrupted_training_goes_on_exactly_where_it_was(
+def test_an_interrupted_training_resumes_exactly(
     architecture: dict[str, int], photographs: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe(scale=3, iterations=14, l2_from=0.5, **SMALL)
     whole = trainer(photographs, tmp_path / "whole", recipe, 8, **architecture)
-    assert whole.train(Heard())
+    assert whole.train(Recorder())
 
     first = trainer(photographs, tmp_path / "parts", recipe, 8, **architecture)
-    assert not first.train(Heard(interrupt_at=11))
+    assert not first.train(Recorder(interrupt_at=11))
     second = trainer(photographs, tmp_path / "parts", recipe, 8, **architecture)
     assert second.iteration == 11
-    assert second.train(Heard())
+    assert second.train(Recorder())
 
     assert weights_sha256(second.averaged()) == weights_sha256(whole.averaged())
 
@@ -144,7 +144,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_p
     recipe = Recipe(scale=2, iterations=20, **SMALL)
     training = trainer(photographs, tmp_path, recipe, **NARROW)
 
-    class Poison(Heard):
+    class Poison(Recorder):
         def validated(self, row: LogRow) -> None:
             with torch.no_grad():
                 training.network.get_parameter("head.0.weight").fill_(torch.nan)
@@ -157,13 +157,13 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_state(photographs: Path, tmp_p
     assert trainer(photographs, tmp_path, recipe, **NARROW).iteration == 4
 
 
-def test_a_state_that_cannot_be_written_leaves_the_last_one(
+def test_the_last_state_is_kept_if_the_next_one_cannot_be_written(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(scale=2, iterations=8, **SMALL)
     training = trainer(photographs, tmp_path, recipe, **NARROW)
 
-    class FullDisk(Heard):
+    class FullDisk(Recorder):
         def validated(self, row: LogRow) -> None:
             def full(*_: object) -> None:
                 raise OSError(28, "No space left on device")
@@ -178,8 +178,10 @@ def test_a_state_that_cannot_be_written_leaves_the_last_one(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_run_of_another_recipe_is_refused(photographs: Path, tmp_path: Path) -> None:
-    trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, **SMALL), **NARROW).train(Heard())
+def test_a_run_of_another_recipe_is_rejected(photographs: Path, tmp_path: Path) -> None:
+    trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, **SMALL), **NARROW).train(
+        Recorder()
+    )
 
     with pytest.raises(CheckpointError, match=r"another recipe.*seed"):
         trainer(photographs, tmp_path, Recipe(scale=2, iterations=4, seed=9, **SMALL), **NARROW)
@@ -257,22 +259,24 @@ def test_a_picture_of_any_size_is_validated(
     assert 20 < validation.bicubic_psnr_db < 60
 
 
-def test_unusable_pictures_are_said_and_the_rest_is_used(photographs: Path, tmp_path: Path) -> None:
+def test_unusable_pictures_are_reported_and_the_rest_is_used(
+    photographs: Path, tmp_path: Path
+) -> None:
     (tmp_path / "good.png").write_bytes((photographs / "0.png").read_bytes())
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (30, 200)).save(tmp_path / "narrow.png")
-    said: dict[str, str] = {}
+    reasons: dict[str, str] = {}
 
     pictures = load_pictures(
-        find_pictures([tmp_path]), 64, lambda path, reason: said.update({path.name: reason})
+        find_pictures([tmp_path]), 64, lambda path, reason: reasons.update({path.name: reason})
     )
 
     assert len(pictures) == 1
-    assert set(said) == {"broken.png", "narrow.png"}
-    assert "smaller than a patch of 64" in said["narrow.png"]
+    assert set(reasons) == {"broken.png", "narrow.png"}
+    assert "smaller than a patch of 64" in reasons["narrow.png"]
 
 
-def test_an_empty_folder_and_one_without_a_usable_picture_are_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_usable_picture_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no pictures in"):
         find_pictures([tmp_path])
     Image.new("RGB", (8, 8)).save(tmp_path / "tiny.png")
@@ -281,7 +285,7 @@ def test_an_empty_folder_and_one_without_a_usable_picture_are_refused(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("scale = 2\nspeed = 3", "unknown setting speed"),
         ("scale = 2\npatch_px = 15", "even sides"),
@@ -290,11 +294,11 @@ def test_an_empty_folder_and_one_without_a_usable_picture_are_refused(tmp_path: 
         ("scale = 2\nlearning_rate = -1.0", "must be positive"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_recipe_is_rejected(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(text)
 
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_recipe(path)
 
 
@@ -358,4 +362,4 @@ def test_an_authors_checkpoint_can_be_fine_tuned(
     training = trainer(photographs, tmp_path, recipe)
     training.network.load_state_dict(network.state_dict())
 
-    assert training.train(Heard())
+    assert training.train(Recorder())

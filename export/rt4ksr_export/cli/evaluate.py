@@ -111,7 +111,7 @@ def evaluate_command(
         elif not weights:
             weights = (DEFAULT_MODELS[int(scale)].name,)
         for given in weights:
-            # Two files of one name are told apart by their paths.
+            # Two files of the same name are distinguished by their paths.
             name = given if Path(given).name in methods else Path(given).name
             methods[name] = in_torch(load_network(resolve_weights(given), scale=int(scale)))
         scores: list[Scores] = []

@@ -82,6 +82,8 @@ def export(
             for spec in MODELS.values()
             if model in (None, spec.name) and wanted_scale in (None, spec.scale)
         ]
+        if not specs:
+            raise click.UsageError(f"{model} is not a model for --scale {scale}")
         published = [spec for spec in specs if (output / spec.name).is_dir()]
         if target == "onnx" or not published:
             for spec in specs:

@@ -46,7 +46,7 @@ IDLE_PENALTY = 1e-3
 """Weight of :func:`_idle_penalty` in the loss: too small to be visible in the picture."""
 
 VALIDATION_PX = 384
-"""Largest side of what is validated of a picture."""
+"""Largest side of the validated centre of a picture."""
 
 _log = logging.getLogger(__name__)
 
