@@ -69,8 +69,8 @@ def test_a_client_is_made_from_a_connection(cls: type[Upscaler]) -> None:
     opened = cls.from_connection(connection, scale=3)
     sync = getattr(opened, "_upscaler", opened)
 
-    assert sync._connection == connection
-    assert sync._model_name == "rt4ksr_x3"
+    assert sync._connection == connection  # noqa: SLF001 - what it was made from is not public
+    assert sync._model_name == "rt4ksr_x3"  # noqa: SLF001
 
 
 @pytest.mark.parametrize(
