@@ -31,6 +31,9 @@ LOG_LINES: Final = 1000
 GRACE_S: Final = 3.0
 """How much longer than ``--exit-timeout-secs`` tritonserver may take to end its models."""
 
+COUNTED_AS_FAILED: Final = "Non-decoupled model cannot send more than one response."
+"""Logged when a model of ``backends/onnxruntime`` counts rejected requests: tells nothing new."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -187,6 +190,8 @@ class SupervisedProcess:
         with stream:
             for raw in stream:
                 line = raw.decode(errors="replace").rstrip()
+                if COUNTED_AS_FAILED in line:
+                    continue
                 self.log.append(line)
                 if supervisor.NO_REQUEST_IN_FLIGHT in line:
                     self._supervisor.send_signal(signal.SIGUSR1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,6 +88,43 @@ def test_every_request_of_a_bad_batch_gets_its_error(queueing_server: TritonServ
     for call in calls:
         with pytest.raises(InferenceServerException, match=r"image \[1, 3, 3, 3\] cannot be run"):
             call.result()
+
+
+def test_rejected_requests_count_as_failed_and_the_others_as_answered(
+    queueing_server: TritonServer,
+) -> None:
+    answered, failed = _counts(queueing_server)
+    shapes = [(1, 4, 4, 3), (1, 3, 4, 3), (1, 0, 4, 3), (1, 4, 4, 3), (1, 3, 4, 3), (2, 4, 4, 3)]
+    with ThreadPoolExecutor(len(shapes)) as pool:
+        calls = [pool.submit(infer, queueing_server, X2.name, noise(*shape)) for shape in shapes]
+    for shape, call in zip(shapes, calls, strict=True):
+        if shape[1] == 4:
+            assert np.array_equal(call.result(), nearest(noise(*shape), 2))
+        else:
+            with pytest.raises(InferenceServerException, match="cannot be run"):
+                call.result()
+
+    assert becomes_true(lambda: _counts(queueing_server) == (answered + 3, failed + 3))
+    with urllib.request.urlopen(f"http://{queueing_server.metrics_url}/metrics") as response:
+        metrics = response.read().decode()
+    for name, count in (
+        ("success", answered + 3),
+        ('failure.*reason="BACKEND"', failed + 3),
+        ('failure.*reason="OTHER"', 0),
+        ('failure.*reason="REJECTED"', 0),
+    ):
+        assert re.search(rf"^nv_inference_request_{name}.* {count}$", metrics, re.MULTILINE), (
+            metrics
+        )
+    # What counting them takes is not for the reader of the log.
+    assert "Failed to process the request" not in queueing_server.log_tail(1000)
+
+
+def _counts(server: TritonServer) -> tuple[int, int]:
+    """How many requests were answered, and how many failed, so far."""
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        statistics = client.get_inference_statistics(X2.name).model_stats[0].inference_stats
+    return statistics.success.count, statistics.fail.count
 
 
 def _batch_sizes(server: TritonServer) -> set[int]:

@@ -55,10 +55,14 @@ class RejectedError(Exception):
 
 
 class Call:
-    """A request: the tensors it brings and the outputs it asks for."""
+    """A request: the tensors it brings and the outputs it asks for.
+
+    ``rejection`` is the answer to a request that was rejected.
+    """
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self.rejection: Any = None
         self.inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         self.wanted = tuple(sorted(request.requested_output_names()))
         self.input_bytes = sum(array.nbytes for array in self.inputs.values())
@@ -82,8 +86,8 @@ class Call:
     def reject(self, reason: str) -> None:
         """Answer with the status INVALID_ARGUMENT."""
         error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
-        response = pb_utils.InferenceResponse([], error)
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.rejection = pb_utils.InferenceResponse([], error)
+        self._sender.send(self.rejection, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class TritonPythonModel:
@@ -120,15 +124,23 @@ class TritonPythonModel:
         check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
         check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
 
-    def execute(self, requests: Sequence[Any]) -> None:
-        """Answer every request as soon as it is done; a bad one gets an error of its own."""
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer every request as soon as it is done; a bad one gets an error of its own.
+
+        Returns the rejections, although they have been sent. Triton's Python backend takes that for
+        a failure of the whole call, and only then counts requests as failed, as the native backend
+        counts rejected ones. All requests of a call have one shape, so that all are rejected or
+        none is.
+        """
+        calls = [Call(request) for request in requests]
         groups: dict[Any, list[Call]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            call = Call(request)
+        for number, call in enumerate(calls):
             alike = self._may_stack and call.input_bytes <= STACK_LIMIT_BYTES
             groups[call.signature if alike else number].append(call)
         for group in groups.values():
             self.answer(group)
+        rejections = [call.rejection for call in calls]
+        return rejections if any(rejections) else None
 
     def answer(self, group: Sequence[Call]) -> None:
         """Answer calls that can be run together."""
