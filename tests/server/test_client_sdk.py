@@ -233,18 +233,25 @@ def test_shared_memory_is_chosen_automatically_on_one_host(nearest_server: Trito
 
 
 def test_grpc_is_chosen_with_a_reason_if_memory_is_not_shared(
-    nearest_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nearest_server: TritonServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # As in a container with a /dev/shm of its own: the server does not find the region.
     monkeypatch.setattr(regions, "FOLDER", tmp_path)
+    caplog.set_level("INFO", "rt4ksr_client")
     with Upscaler(nearest_server.grpc_url) as upscaler:
         np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
         assert upscaler.transport_name == "grpc"
         assert "cannot map" in upscaler.transport_reason
     assert not list(tmp_path.iterdir())
+    assert "transport grpc: the server cannot map this process's memory" in caplog.text
 
 
-def test_a_frame_goes_over_grpc_if_shared_memory_is_full(nearest_server: TritonServer) -> None:
+def test_a_frame_goes_over_grpc_if_shared_memory_is_full(
+    nearest_server: TritonServer, caplog: pytest.LogCaptureFixture
+) -> None:
     frame = noise(1000, 1000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
@@ -255,6 +262,7 @@ def test_a_frame_goes_over_grpc_if_shared_memory_is_full(nearest_server: TritonS
             np.testing.assert_array_equal(upscaler.upscale(frame), doubled(frame))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
         # The frame found a place, its answer of 12 MB did not.
         assert len(registered(nearest_server) - before) == 1
 

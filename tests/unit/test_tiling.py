@@ -58,13 +58,20 @@ def test_tiles_cover_every_pixel_once_and_start_in_phase(
     st.integers(1, 12_000),
     st.integers(0, 40),
     st.integers(1, 9),
+    st.none() | st.integers(1, 60),
 )
 def test_any_plan_covers_every_pixel_once_within_its_limits_and_in_phase(
-    height: int, width: int, max_px: int, halo: int, multiple: int
+    height: int, width: int, max_px: int, halo: int, multiple: int, room: int | None
 ) -> None:
     covered = np.zeros((height, width), np.uint8)
+    # A model's longest side leaves room between two halos, all rounded up to the multiple.
+    max_side = None if room is None else 2 * (halo + multiple) + multiple + room
 
-    for tile in plan_tiles(height, width, max_px=max_px, halo_px=halo, multiple_px=multiple):
+    tiles = plan_tiles(
+        height, width, max_px=max_px, halo_px=halo, multiple_px=multiple, max_side_px=max_side
+    )
+
+    for tile in tiles:
         rows, columns = tile.rows, tile.columns
         covered[rows.start : rows.stop, columns.start : columns.stop] += 1
         for span, length in ((rows, height), (columns, width)):
@@ -72,6 +79,7 @@ def test_any_plan_covers_every_pixel_once_within_its_limits_and_in_phase(
             assert 0 <= span.sent_start <= span.start < span.stop <= span.sent_stop <= length
             assert span.start - span.sent_start >= min(halo, span.start)
             assert span.sent_stop - span.stop >= min(halo, length - span.stop)
+            assert max_side is None or span.sent_stop - span.sent_start <= max_side
         # Rounding a side up to the multiple may take a tile beyond the limit by as much.
         sides = [max(1, span.stop - span.start - multiple + 1) for span in (rows, columns)]
         assert sides[0] * sides[1] <= max_px
