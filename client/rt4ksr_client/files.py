@@ -29,8 +29,10 @@ from rt4ksr_client.pictures import warn
 
 __all__ = [
     "FORMATS",
+    "LONGEST_SIDE_PX",
     "PNG_COMPRESS_LEVEL",
     "atomic_write",
+    "check_size",
     "decode",
     "encode",
     "encoder_options",
@@ -58,6 +60,9 @@ FORMATS: Final[dict[str, dict[str, Any]]] = {
 }
 """Formats that can be written and the defaults of their encoders. With them, encoding a 4K
 photograph takes 0.03 s (JPEG) to 0.6 s (PNG)."""
+
+LONGEST_SIDE_PX: Final = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
+"""By format, what its programs can write and read; the other formats have no limit to speak of."""
 
 _WITH_QUALITY: Final = ("JPEG", "WEBP", "AVIF")
 _WITHOUT_ALPHA: Final = ("JPEG", "BMP")
@@ -176,6 +181,21 @@ def format_of(path: Path) -> str:
         known = ".png .jpg .webp .avif .tiff .bmp .gif"
         raise PictureError(f"{path}: {path.suffix!r} cannot be written: use one of {known}")
     return name
+
+
+def check_size(format_name: str, width_px: int, height_px: int) -> None:
+    """Check, before it is made, that a format can store a picture of this size.
+
+    Raises:
+        PictureError: it cannot.
+
+    """
+    longest = LONGEST_SIDE_PX.get(format_name)
+    if longest is not None and max(width_px, height_px) > longest:
+        raise PictureError(
+            f"{width_px}x{height_px} exceeds {format_name}'s limit of {longest} pixels per side: "
+            "choose another format, such as png"
+        )
 
 
 def save_picture(

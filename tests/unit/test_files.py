@@ -113,3 +113,21 @@ def test_a_picture_is_read_from_a_fifo_which_can_be_read_once(tmp_path: Path) ->
     with ThreadPoolExecutor(1) as pool:
         pool.submit(fifo.write_bytes, picture)
         assert files.open_picture(fifo).size == (20, 12)
+
+
+@pytest.mark.parametrize(("name", "longest"), sorted(files.LONGEST_SIDE_PX.items()))
+def test_a_picture_too_large_for_its_format_is_refused_before_it_is_made(
+    name: str, longest: int
+) -> None:
+    files.check_size(name, longest, 1)
+    files.check_size("PNG", longest + 1, 1)
+
+    with pytest.raises(PictureError, match=f"exceeds {name}'s limit of {longest} pixels"):
+        files.check_size(name, 1, longest + 1)
+
+
+@pytest.mark.parametrize(("name", "longest"), sorted(files.LONGEST_SIDE_PX.items()))
+def test_the_largest_picture_of_a_format_can_be_written_and_read(name: str, longest: int) -> None:
+    data = files.encode(Image.new("RGB", (longest, 8)), name)
+
+    assert files.decode(io.BytesIO(data), "large").size == (longest, 8)

@@ -117,7 +117,9 @@ def upscale_file(
                 if shot is None:
                     return
                 with result.timed("upscale"):
-                    picture = _upscale(shot.picture, upscalers, settings.box, result, cancellation)
+                    picture = _upscale(
+                        shot.picture, upscalers, settings.box, format_name, result, cancellation
+                    )
                 result.after_px = picture.size
                 if settings.strip_metadata:
                     for name in metadata.KEPT:
@@ -149,10 +151,12 @@ def _upscale(
     image: Image.Image,
     upscalers: Mapping[int, Upscaler],
     box: Box | None,
+    format_name: str,
     result: Result,
     cancellation: Cancellation | None,
 ) -> Image.Image:
     plan = plan_size(image.width, image.height, upscalers, box)
+    files.check_size(format_name, plan.width_px, plan.height_px)
     passes = [upscalers[scale] for scale in plan.passes]
     result.before_px = image.size
     result.models = tuple(upscaler.served_model.name for upscaler in passes)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from rt4ksr_client import files, pictures
 from rt4ksr_client.contract import (
     OUTPUT_NAME,
     SIDECAR_NAME,
     UPSCALED_PICTURE_NAME,
-    PictureFormat,
 )
-from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
 from rt4ksr_server.stages.encoding import Encoding, EncodingDefaults
 from rt4ksr_server.stages.sidecar import Sidecar
 from rt4ksr_server.stages.triton import Stage, bytes_tensor, input_array, request_parameters
 
 __all__ = ["TritonPythonModel", "encode"]
-
-LONGEST_SIDE_PX: Final[Mapping[PictureFormat, int]] = {"jpeg": 65_500, "webp": 16_383}
-"""Limits of the formats themselves (for JPEG: of libjpeg)."""
 
 
 class TritonPythonModel(Stage):
@@ -52,12 +47,7 @@ def encode(upscaled: Frame, sidecar: Sidecar, encoding: Encoding) -> bytes:
     """
     frame = sidecar.crop(upscaled)
     height, width, _ = frame.shape
-    longest = LONGEST_SIDE_PX.get(encoding.format)
-    if longest is not None and max(height, width) > longest:
-        raise PictureError(
-            f"{width}x{height} exceeds {encoding.format.upper()}'s limit of {longest} pixels per "
-            "side: ask for the format png"
-        )
+    files.check_size(encoding.format.upper(), width, height)
     image = pictures.join(frame, sidecar.side_data)
     with files.write_errors("the upscaled picture"):
         return files.encode(image, encoding.format.upper(), quality=encoding.quality)
