@@ -1,8 +1,8 @@
-"""The load test beside NVIDIA's ``perf_analyzer``: same model, same load, same machine.
+"""Compare the load test with NVIDIA's ``perf_analyzer``: same model, same load, same machine.
 
-A nearest-neighbour model under the wire contract (1080p in, 4K out) behind a real tritonserver;
-the two take turns. Our load test sends frames that differ and checks the answers, which costs the
-generator a little; perf_analyzer sends one frame over and over and looks at none.
+Both take turns on a nearest-neighbour model with the wire contract (1080p in, 4K out) behind a real
+tritonserver. Our load test sends a different frame each time and checks the answers, which costs
+the generator a little; perf_analyzer sends the same frame again and checks nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC.scale))
         with TritonServer(folder) as server:
-            print(f"{arguments.users} concurrent, medians of {arguments.rounds} rounds in turns")
+            print(f"{arguments.users} concurrent, medians of {arguments.rounds} alternating rounds")
             print(f"{'':6} {'ours':>22} {'perf_analyzer':>22} {'ratio':>12}")
             for transport in TRANSPORTS:
                 report(server, transport, arguments.users, arguments.rounds)

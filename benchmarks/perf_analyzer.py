@@ -1,4 +1,4 @@
-"""NVIDIA's ``perf_analyzer``, the reference for frames per second, where it is installed."""
+"""Run NVIDIA's ``perf_analyzer``, the reference for frames per second, if it is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from rt4ksr_client.contract import INPUT_NAME, ModelSpec
 from rt4ksr_server import TritonServer
 
-MISSING = "perf_analyzer is not on PATH: without it there is nothing to compare with"
+MISSING = "perf_analyzer is not on PATH: install NVIDIA perf-analyzer to compare with it"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Answers per second, and the median latency in milliseconds."""
+    """Answers per second and median latency."""
 
     per_s: float
     p50_ms: float
@@ -29,7 +29,7 @@ def is_installed() -> bool:
 def perf_analyzer(
     server: TritonServer, spec: ModelSpec, transport: str, concurrency: int, window_s: float = 4.0
 ) -> Measured:
-    """Run it in its closed loop on one model; ``transport`` is ``grpc``, ``http`` or ``shm``."""
+    """Run its closed loop on one model; ``transport`` is ``grpc``, ``http`` or ``shm``."""
     url, protocol = (server.http_url, "http") if transport == "http" else (server.grpc_url, "grpc")
     answer_bytes = spec.input_height_px * spec.input_width_px * 3 * spec.scale**2
     memory = ["--shared-memory=system", f"--output-shared-memory-size={answer_bytes}"]
