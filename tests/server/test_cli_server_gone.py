@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rt4ksr_server import TritonServer
+from support.processes import becomes_true
 
 pytestmark = pytest.mark.server
 
@@ -34,8 +34,7 @@ def test_a_folder_ends_once_when_the_server_is_gone_and_keeps_what_is_done(
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not list(large.glob("[!.]*.png")) and program.poll() is None:
-            time.sleep(0.02)
+        assert becomes_true(lambda: list(large.glob("[!.]*.png")) or program.poll() is not None, 60)
     _, stderr = program.communicate(timeout=30)
 
     assert program.returncode == 1

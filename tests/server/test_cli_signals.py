@@ -14,7 +14,14 @@ import pytest
 from PIL import Image
 
 from rt4ksr_server import TritonServer
-from support.processes import becomes_true, group_is_gone, region_prefix, regions, tritonserver_of
+from support.processes import (
+    becomes_true,
+    group_is_gone,
+    region_prefix,
+    regions,
+    settled,
+    tritonserver_of,
+)
 
 pytestmark = pytest.mark.server
 
@@ -86,7 +93,9 @@ def test_a_folder_ends_promptly_though_the_server_answers_no_more(
     wait_for_a_picture(album, program)
     os.kill(nearest_server.pid, signal.SIGSTOP)
     try:
-        time.sleep(0.5)  # what is under way waits for the server now
+        settled(
+            lambda: len(list(album.with_name("large").iterdir()))
+        )  # all wait for the server now
         begin_s = time.monotonic()
         program.send_signal(signal.SIGINT)
         assert_it_ended_cleanly(album, program, signal.SIGINT)

@@ -24,7 +24,7 @@ from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
-from support.processes import free_port
+from support.processes import becomes_true, free_port
 from support.servers import RepositoryFactory, ServerFactory
 
 pytestmark = pytest.mark.server
@@ -60,7 +60,7 @@ def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
 def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
-    nearest_repository: RepositoryFactory, name: TransportName
+    nearest_repository: RepositoryFactory, name: TransportName, caplog: pytest.LogCaptureFixture
 ) -> None:
     ports: dict[str, Any] = {"grpc_port": free_port(), "http_port": free_port()}
     repository = nearest_repository()
@@ -75,7 +75,7 @@ def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
             arrived = [int(next(results)[0, 0, 0]) for _ in range(20)]
             first.stop()
             rest = thread.submit(lambda: [int(upscaled[0, 0, 0]) for upscaled in results])
-            time.sleep(0.5)
+            assert becomes_true(lambda: "retry in" in caplog.text)
             with TritonServer(repository, **ports):
                 arrived += rest.result(60)
     finally:
@@ -178,13 +178,13 @@ def names_left(pid: int) -> list[str]:
 
 def left_at(server: TritonServer, pid: int) -> list[str]:
     """What the server still maps of ``pid``, up to a second after the next client started."""
-    for _ in range(20):
+
+    def names() -> list[str]:
         with Upscaler(server.grpc_url) as upscaler:
             assert upscaler.transport_name == "shm"
         with triton.InferenceServerClient(server.grpc_url) as client:
             regions = client.get_system_shared_memory_status().regions
-        names = [name for name in regions if f"_{pid}_" in name]
-        if not names:
-            break
-        time.sleep(0.05)  # a request of the killed client may be under way
-    return names
+        return [name for name in regions if f"_{pid}_" in name]
+
+    # A request of the killed client may be under way.
+    return [] if becomes_true(lambda: not names(), timeout_s=1) else names()

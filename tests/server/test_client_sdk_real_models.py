@@ -16,6 +16,7 @@ from rt4ksr_client.connection import Connection
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_server import TritonServer
+from support.processes import settled
 
 pytestmark = pytest.mark.server
 
@@ -46,10 +47,13 @@ def test_a_picture_sent_in_tiles_equals_the_one_sent_whole(
 
 def busy_s(transport: Transport, model: str) -> float:
     """How long the server has been executing ``model``: a batch counts once."""
-    time.sleep(0.5)  # it counts an execution a little after the answer
-    (statistics,) = transport.model_statistics(Call(10), model=model)
-    stages = ("compute_input", "compute_infer", "compute_output")
-    return sum(int(row[stage]["ns"]) for row in statistics["batch_stats"] for stage in stages) / 1e9
+
+    def counted_ns() -> int:
+        (statistics,) = transport.model_statistics(Call(10), model=model)
+        stages = ("compute_input", "compute_infer", "compute_output")
+        return sum(int(row[stage]["ns"]) for row in statistics["batch_stats"] for stage in stages)
+
+    return settled(counted_ns, 0.5) / 1e9  # an execution is counted a little after its answer
 
 
 def test_map_keeps_the_server_busy_while_the_caller_works(server: TritonServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_server import TritonServer
 from support.image_endpoint import answered, encoded, opened, upscaled
+from support.processes import becomes_true
 
 pytestmark = pytest.mark.server
 
@@ -69,15 +69,8 @@ def test_the_endpoint_rejects_a_side_beyond_the_profile_and_the_client_tiles_it(
     before = answered(server, "rt4ksr_x2")
     with Upscaler(server.grpc_url, model="rt4ksr_x2") as upscaler:
         assert upscaler.upscale(long).size == (2 * MAX_SIDE_PX + 2, 16)
-    assert wait_for_count(server, before + 2)
-
-
-def wait_for_count(server: TritonServer, expected: int) -> bool:
-    """Whether the model has answered so many requests; it counts a little after the answer."""
-    deadline_s = time.monotonic() + 10
-    while answered(server, "rt4ksr_x2") != expected and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    return answered(server, "rt4ksr_x2") == expected
+    # It counts a request a little after its answer.
+    assert becomes_true(lambda: answered(server, "rt4ksr_x2") == before + 2)
 
 
 @pytest.mark.parametrize("spec", DEFAULT_MODELS.values(), ids=lambda spec: spec.name)

@@ -9,6 +9,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def server_name(http_url: str) -> str:
@@ -58,6 +61,18 @@ def becomes_true(condition: Callable[[], object], timeout_s: float = 15.0) -> bo
             return False
         time.sleep(0.05)
     return True
+
+
+def settled(value: Callable[[], T], still_s: float = 0.2, timeout_s: float = 15.0) -> T:
+    """Return ``value()`` once it has been the same for ``still_s`` seconds."""
+    deadline_s, last, since_s = time.monotonic() + timeout_s, value(), time.monotonic()
+    while time.monotonic() - since_s < still_s:
+        assert time.monotonic() < deadline_s, f"still changing after {timeout_s:g} s: {last}"
+        time.sleep(0.02)
+        now = value()
+        if now != last:
+            last, since_s = now, time.monotonic()
+    return last
 
 
 def free_port() -> int:
