@@ -20,7 +20,8 @@ help: ## List the targets
 demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3
 	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo
 
-check: lint unit ## Lint, types and the tests that need no server
+check: ## Lint, types and the tests that need no server
+	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
 client: $(VENV)/.client ## The tests of the client alone, with its base dependencies (also on Python 3.13)
 	$(PYTEST) --client tests/unit
