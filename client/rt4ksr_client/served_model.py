@@ -40,6 +40,19 @@ class ServedModel:
         if self.max_side_px is not None and self.max_side_px < 2 * self.halo_px + 64:
             raise ValueError(f"max_side_px leaves no room between two halos: {self}")
 
+    def violation(self, shape: tuple[int, ...]) -> str | None:
+        """Return the rule of the model that a batch ``(N, H, W, 3)`` breaks; None if none."""
+        count, height, width, _ = shape
+        if not count or not height or not width:
+            return "a batch must not be empty"
+        if height % self.size_multiple or width % self.size_multiple:
+            return f"height and width must be multiples of {self.size_multiple}"
+        if count > max(1, self.max_batch_size):
+            return f"at most {max(1, self.max_batch_size)} frames fit in one request"
+        if self.max_side_px is not None and max(height, width) > self.max_side_px:
+            return f"a side must not exceed {self.max_side_px} pixels"
+        return None
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ServedModel:
         """Read a model configuration in its JSON form.

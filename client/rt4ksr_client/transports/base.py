@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rt4ksr_client.call import Call
 from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import (
+    InvalidRequestError,
     ModelNotReadyError,
     OverloadedError,
     ServerError,
@@ -106,6 +107,11 @@ class Transport(abc.ABC):
         """Upscale frames: uint8 ``(N, H, W, 3)`` to uint8 ``(N, s*H, s*W, 3)``.
 
         The result may be a read-only view of the response.
+
+        Raises:
+            InvalidRequestError: the batch breaks a rule of ``model``; the client's
+                :class:`~rt4ksr_client.Upscaler` sends no such batch.
+
         """
         count, height, width, channels = batch.shape
         shape = (count, height * model.scale, width * model.scale, channels)
@@ -114,7 +120,15 @@ class Transport(abc.ABC):
             [Tensor.from_array(INPUT_NAME, batch)],
             [RequestedOutput(OUTPUT_NAME, WIRE_DATATYPE, shape)],
         )
-        upscaled = self.infer(request, call).output(OUTPUT_NAME).to_array()
+        try:
+            response = self.infer(request, call)
+        except ServerError as exc:
+            # Triton's native backends report a frame that the graph cannot take as INTERNAL.
+            violation = model.violation(batch.shape)
+            if type(exc) is not ServerError or violation is None or self.route.wire != "raw":
+                raise
+            raise InvalidRequestError(f"{exc}: {violation}, got {list(batch.shape)}") from exc
+        upscaled = response.output(OUTPUT_NAME).to_array()
         if upscaled.shape != shape or upscaled.dtype != batch.dtype:
             raise ServerError(
                 f"{self.address}: model {model.name!r} answered with {upscaled.dtype} "
