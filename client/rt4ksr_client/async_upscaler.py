@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -64,7 +66,9 @@ class AsyncUpscaler:
     ) -> None:
         connection = Connection(url, transport, wire, wire_format, timeout_s, max_request_px)
         self._upscaler = Upscaler.from_connection(connection, scale=scale, model=model)
-        self._threads = ThreadPoolExecutor(MAX_THREADS, "rt4ksr-async")
+        self._settings: Any = {"scale": scale, "model": model}
+        self._connection = connection
+        self._open_threads()
 
     @classmethod
     def from_connection(
@@ -72,6 +76,10 @@ class AsyncUpscaler:
     ) -> Self:
         """See :meth:`Upscaler.from_connection`."""
         return cls(**vars(connection), scale=scale, model=model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings: the copy opens its own connections."""
+        return partial(type(self).from_connection, self._connection, **self._settings), ()
 
     async def __aenter__(self) -> Self:
         """Return self."""
@@ -161,6 +169,8 @@ class AsyncUpscaler:
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def _run(self, work: Callable[[Cancellation], Answer]) -> Answer:
+        if self._pid != os.getpid():
+            self._open_threads()
         cancellation = Cancellation()
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancellation)
         try:
@@ -168,8 +178,13 @@ class AsyncUpscaler:
         finally:
             cancellation.cancel()
 
+    def _open_threads(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "rt4ksr-async")
+        self._pid = os.getpid()
+
     def _close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        if self._pid == os.getpid():  # a fork does not copy the threads
+            self._threads.shutdown(cancel_futures=True)
         self._upscaler.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -43,7 +44,8 @@ Picture = TypeVar("Picture", NDArray[Any], Image.Image)
 class Upscaler:
     """Upscales pictures on a Triton server.
 
-    May be shared between threads. Close it, or use ``with``.
+    May be shared between threads. Close it, or use ``with``. A process that is forked with it opens
+    connections and shared memory of its own; pickled, it carries its settings only.
 
     Requests that no server worked on (unreachable, overloaded) are retried within the deadline, on
     another server if there are several. Pictures of more than ``max_request_px`` pixels are sent
@@ -97,6 +99,11 @@ class Upscaler:
 
         """
         return cls(**vars(connection), scale=scale, model=model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings: the copy opens its own connections."""
+        settings: Any = {"scale": self._expected_scale, "model": self._model_name}
+        return partial(type(self).from_connection, self._connection, **settings), ()
 
     def __enter__(self) -> Self:
         """Return self."""

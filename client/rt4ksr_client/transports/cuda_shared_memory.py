@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ class CudaRegion(Region):
         except self._cuda.CudaSharedMemoryException as exc:
             raise OSError(f"no CUDA shared memory: {exc}") from exc
         self._handle = handle
-        weakref.finalize(self, self._cuda.destroy_shared_memory_region, handle)
+        weakref.finalize(self, self._destroy, self._cuda, handle, os.getpid())
 
     def register(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
@@ -63,6 +64,11 @@ class CudaRegion(Region):
             self._handle, np.uint8, (size_bytes,)
         )
         return array
+
+    @staticmethod
+    def _destroy(cuda: Any, handle: Any, owner_pid: int) -> None:
+        if os.getpid() == owner_pid:  # CUDA does not work in a forked process
+            cuda.destroy_shared_memory_region(handle)
 
 
 class CudaSharedMemoryTransport(SharedMemoryTransport):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rt4ksr_client.call import Call
 from rt4ksr_client.errors import ModelNotReadyError, ServerUnreachableError
 from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport
+from rt4ksr_client.transports.forking import ProcessBound
 
 __all__ = ["FleetTransport"]
 
@@ -33,7 +34,7 @@ class _Member:
         return max(0.0, self.resting_until_s - now_s), self.in_flight, self.last_call
 
 
-class FleetTransport(ForwardingTransport):
+class FleetTransport(ForwardingTransport, ProcessBound):
     """Balances calls over ``transports``; the caller retries a call that fails.
 
     The next attempt goes to another server, because the one that failed rests.
@@ -44,6 +45,13 @@ class FleetTransport(ForwardingTransport):
         self._lock = threading.Lock()
         self._calls = 0
         self.address = ",".join(transport.address for transport in transports)
+        self.watch_forks()
+
+    def start_afresh(self) -> None:
+        """See :class:`~rt4ksr_client.transports.forking.ProcessBound`."""
+        self._lock = threading.Lock()
+        for member in self._members:
+            member.in_flight = 0
 
     @property
     def route(self) -> Route:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import grpc
@@ -12,6 +13,7 @@ from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import ServerError
 from rt4ksr_client.transports.base import Route, Transport, explain
+from rt4ksr_client.transports.forking import ProcessBound
 from rt4ksr_client.transports.messages import InferRequest, InferResponse
 from rt4ksr_client.transports.protobuf import decode_response, encode_request
 from rt4ksr_client.transports.status_codes import error_for_grpc
@@ -36,17 +38,22 @@ _OPTIONS: Final = (
 )
 
 
-class GrpcTransport(Transport):
-    """Tensors as raw bytes in gRPC messages."""
+_inherited: Final[list[grpc.Channel]] = []
+"""Channels of the parent process, kept because gRPC would close them with their last reference."""
+
+
+class GrpcTransport(Transport, ProcessBound):
+    """Tensors as raw bytes in gRPC messages. A forked process opens its own connection."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.address = endpoint.address
         self.route = Route("grpc", endpoint.reason)
-        options = [*_OPTIONS]
+        self._options = [*_OPTIONS]
         if endpoint.is_loopback:
-            options.append(("grpc.enable_http_proxy", 0))
-        self._channel = grpc.insecure_channel(endpoint.address, options=options)
-        self._infer = self._channel.unary_unary(f"{_SERVICE}ModelInfer")
+            self._options.append(("grpc.enable_http_proxy", 0))
+        self._lock = threading.Lock()
+        self._opened: grpc.Channel | None = None
+        self.watch_forks()
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
@@ -57,13 +64,14 @@ class GrpcTransport(Transport):
 
     def send(self, request: bytes, call: Call) -> bytes:
         """Send a serialised ``ModelInferRequest``, return the serialised response."""
-        response: bytes = _invoke(self._infer, request, call)
+        method = self._channel().unary_unary(f"{_SERVICE}ModelInfer")
+        response: bytes = _invoke(method, request, call)
         return response
 
     def control(self, method: str, request: Any, call: Call) -> Any:
         """Call ``method`` of Triton's gRPC service with a protobuf message, return the reply."""
         reply_type = getattr(service_pb2, f"{method}Response")
-        multicallable = self._channel.unary_unary(
+        multicallable = self._channel().unary_unary(
             _SERVICE + method, type(request).SerializeToString, reply_type.FromString
         )
         return _invoke(multicallable, request, call)
@@ -99,7 +107,20 @@ class GrpcTransport(Transport):
 
     def close(self) -> None:
         """Close the channel."""
-        self._channel.close()
+        self._channel().close()
+
+    def start_afresh(self) -> None:
+        """See :class:`~rt4ksr_client.transports.forking.ProcessBound`."""
+        self._lock = threading.Lock()
+        if self._opened is not None:
+            _inherited.append(self._opened)
+            self._opened = None
+
+    def _channel(self) -> grpc.Channel:
+        with self._lock:
+            if self._opened is None:
+                self._opened = grpc.insecure_channel(self.address, options=self._options)
+            return self._opened
 
     def _ask(self, method: str, request: Any, call: Call, model: str = "") -> dict[str, Any]:
         try:

@@ -15,6 +15,7 @@ from rt4ksr_client.contract import DECODE_STAGE, PictureFormat, image_endpoint
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport, explain
 from rt4ksr_client.transports.encoded import EncodedTransport
+from rt4ksr_client.transports.forking import ProcessBound
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.link_speed import measure_link
 from rt4ksr_client.transports.messages import InferRequest, InferResponse
@@ -27,13 +28,18 @@ _UNDECIDED: Final = Route("auto", "not decided yet", "auto", "not decided yet")
 logger = logging.getLogger(__name__)
 
 
-class NegotiatedTransport(ForwardingTransport):
+class NegotiatedTransport(ForwardingTransport, ProcessBound):
     """Chooses a transport once, then does everything with it."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._lock = threading.Lock()
         self._chosen: Transport | None = None
+        self.watch_forks()
+
+    def start_afresh(self) -> None:
+        """See :class:`~rt4ksr_client.transports.forking.ProcessBound`; the choice stays."""
+        self._lock = threading.Lock()
 
     @abc.abstractmethod
     def choose(self, call: Call) -> Transport:

@@ -34,6 +34,7 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 from rt4ksr_client.transports.base import explain
+from rt4ksr_client.transports.forking import fork_count
 from rt4ksr_client.transports.grpc import GrpcTransport
 
 __all__ = [
@@ -215,15 +216,20 @@ class RegionPool:
             raise
         finally:
             for region in regions:
-                if not may_be_in_use:
+                if may_be_in_use:
+                    self.retire(region)
+                else:
                     self.give_back(region)
-                elif region in self._known:
-                    self._retired.append(region)
 
     def give_back(self, region: Region) -> None:
         """Take back a region that neither this side nor the server uses any more."""
         if region in self._known:
             self._idle.append(region)
+
+    def retire(self, region: Region) -> None:
+        """Take back a region that must not be written to again."""
+        if region in self._known:
+            self._retired.append(region)
 
     def lend(self, region: Region, size_bytes: int) -> NDArray[np.uint8]:
         """Return the region's first bytes; it comes back when the last view of them is gone."""
@@ -319,9 +325,14 @@ class _Loan:
     def __init__(self, pool: RegionPool, region: Region) -> None:
         self._pool = pool
         self._region = region
+        self._fork_count = fork_count()
 
     def __del__(self) -> None:
-        self._pool.give_back(self._region)
+        if self._fork_count == fork_count():
+            self._pool.give_back(self._region)
+        else:
+            # A child forked meanwhile may still look at the picture.
+            self._pool.retire(self._region)
 
 
 def offsets_bytes(sizes_bytes: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
 )
 from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport, explain
+from rt4ksr_client.transports.forking import ProcessBound
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.messages import InferRequest, InferResponse, Tensor
 from rt4ksr_client.transports.protobuf import request_message
@@ -38,13 +39,13 @@ _SMALLEST_REGION_BYTES: Final = 4096
 logger = logging.getLogger(__name__)
 
 
-class SharedMemoryTransport(ForwardingTransport):
+class SharedMemoryTransport(ForwardingTransport, ProcessBound):
     """System shared memory with the server at a gRPC address on this host.
 
     The inputs of a request share a region, and so do its outputs. A result is the shared memory
     itself: its region serves the next request once the last view of the result is gone, so keep a
     copy rather than a view of a few pixels. A request goes over gRPC if shared memory is used up,
-    or if the sizes of its outputs are not known beforehand.
+    or if the sizes of its outputs are not known beforehand. A forked process has its own regions.
     """
 
     def __init__(self, endpoint: Endpoint, *, kind: type[Region] = SystemRegion) -> None:
@@ -52,9 +53,9 @@ class SharedMemoryTransport(ForwardingTransport):
         self.address = endpoint.address
         self.route = Route(name, endpoint.reason, "raw", "nothing is sent: shared memory")
         self._control = GrpcTransport(endpoint)
-        self._pool = RegionPool(self._control, kind)
-        # At the interpreter's end too, for programs that forget to close.
-        self._release = weakref.finalize(self, _release, self._pool, self._control)
+        self._kind = kind
+        self._open_pool()
+        self.watch_forks()
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
@@ -113,6 +114,16 @@ class SharedMemoryTransport(ForwardingTransport):
     def close(self) -> None:
         """Have the server unmap every region, then close the connection."""
         self._release()
+
+    def start_afresh(self) -> None:
+        """See :class:`~rt4ksr_client.transports.forking.ProcessBound`."""
+        self._release.detach()
+        self._open_pool()
+
+    def _open_pool(self) -> None:
+        self._pool = RegionPool(self._control, self._kind)
+        # At the interpreter's end too, for programs that forget to close.
+        self._release = weakref.finalize(self, _release, self._pool, self._control)
 
     def _send(self, message: bytes, model: str, regions: Sequence[Region], call: Call) -> Any:
         try:
