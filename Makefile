@@ -18,7 +18,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3
-	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo
+	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo --overwrite
 
 check: ## Lint, types and the tests that need no server
 	@$(MAKE) --no-print-directory --jobs 2 lint unit

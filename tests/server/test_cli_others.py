@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from rt4ksr_client import Upscaler
 from rt4ksr_client.cli import cli
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
-from rt4ksr_client.errors import ServerUnreachableError
+from rt4ksr_client.errors import Rt4ksrError, ServerUnreachableError, VideoError
+from rt4ksr_client.video import VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
 from support.processes import free_port
 from support.servers import RepositoryFactory, ServerFactory
@@ -152,7 +155,8 @@ def test_video_uses_the_model_for_video_if_the_server_has_it(
 
     def model_used(server: TritonServer, *options: str) -> str:
         target = tmp_path / "out.mp4"
-        result = run("video", source, "-o", target, "--json", *options, "--url", server.grpc_url)
+        words = ["video", source, "-o", target, "--overwrite", "--json", *options]
+        result = run(*words, "--url", server.grpc_url)
         assert result.exit_code == 0, result.output
         return str(json.loads(result.stdout)["model"])
 
@@ -161,6 +165,66 @@ def test_video_uses_the_model_for_video_if_the_server_has_it(
         assert model_used(server) == "rt4ksr_x2_video"
         assert model_used(server, "--model", "rt4ksr_x2") == "rt4ksr_x2"
     assert model_used(nearest_server) == "rt4ksr_x2"
+
+
+def test_a_video_or_page_that_exists_is_only_replaced_on_demand(
+    nearest_server: TritonServer, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small.parent)
+    make_video(small.with_name("in.mp4"), frames=2)
+    targets = {"in_x2.mp4": ["video", "in.mp4"], "compare.html": ["compare", "a.png"]}
+    targets |= {"b.mp4": ["video", "in.mp4", "-o", "b.mp4"]}
+    for name, words in targets.items():
+        target = small.with_name(name)
+        target.write_text("mine")
+
+        kept = run(*words, "--url", nearest_server.grpc_url)
+        assert isinstance(kept.exception, Rt4ksrError)
+        assert f"{name}: the file exists: --overwrite replaces it" in str(kept.exception)
+        assert target.read_text() == "mine"
+        assert run(*words, "--url", nearest_server.grpc_url, "--overwrite").exit_code == 0
+        assert target.read_bytes() != b"mine"
+    assert len(list(small.parent.iterdir())) == 5
+
+
+def test_a_source_that_is_not_a_file_is_no_video(small: Path) -> None:
+    os.mkfifo(small.with_name("fifo.mp4"))
+
+    for name, words in {"fifo.mp4": "not a file", "gone.mp4": "there is no such file"}.items():
+        result = run("video", small.with_name(name), "--url", "127.0.0.1:9")
+        assert isinstance(result.exception, VideoError)
+        assert words in str(result.exception)
+
+
+def test_a_video_that_appears_during_the_work_is_kept(
+    nearest_server: TritonServer, tmp_path: Path
+) -> None:
+    source, target = make_video(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4"
+
+    with Upscaler(nearest_server.grpc_url) as upscaler, pytest.raises(VideoError, match="exists"):
+        upscale_video(
+            source,
+            target,
+            upscaler,
+            VideoOptions(),
+            overwrite=False,
+            on_progress=lambda progress: target.write_text("mine"),
+        )
+
+    assert target.read_text() == "mine"
+    with Upscaler(nearest_server.grpc_url) as upscaler, pytest.raises(VideoError, match="exists"):
+        upscale_video(source, target, upscaler, VideoOptions(), overwrite=False)
+    assert target.read_text() == "mine"
+
+
+def test_a_demo_replaces_nothing(small: Path) -> None:
+    (small.parent / "demo").mkdir()
+    for name in ("a_x2.png", "before_after.png"):
+        target = small.parent / "demo" / name
+        target.write_text("mine")
+        result = run("demo", small, "-o", small.parent / "demo")
+        assert f"{name}: the file exists" in str(result.exception)
+        target.unlink()
 
 
 def test_a_video_is_named_by_the_scale_of_its_model(

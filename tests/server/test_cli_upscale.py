@@ -19,8 +19,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from rt4ksr_client.cli import cli
+from rt4ksr_client.cli.results import LIST_NAME
 from rt4ksr_client.contract import MODELS
-from rt4ksr_client.errors import PictureError, WrongScaleError
+from rt4ksr_client.errors import PictureError, Rt4ksrError, WrongScaleError
 from rt4ksr_server import TritonServer
 from support.servers import RepositoryFactory, ServerFactory
 
@@ -62,7 +63,9 @@ def passes(result: Result) -> str:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    """All files but the lists of results."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != LIST_NAME)
+    return {str(p.relative_to(folder)) for p in found}
 
 
 def test_a_picture_goes_beside_its_source(url: str, tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_model_by_name_brings_its_scale(url: str, tmp_path: Path) -> None:
 
     assert run(url, source, target, "--model", "rt4ksr_x3").exit_code == 0
     assert size_of(target) == (60, 36)
-    wrong = run(url, source, target, "--model", "rt4ksr_x3", "--scale", "2")
+    wrong = run(url, source, tmp_path / "x2.png", "--model", "rt4ksr_x3", "--scale", "2")
     assert isinstance(wrong.exception, WrongScaleError)
 
 
@@ -194,7 +197,14 @@ def test_a_folder_skips_what_is_done(url: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert {Path(row["source"]).name for row in rows[:-1]} == {"a.png", "c.png"}
     assert set(rows[0]["stages_ms"]) == {"decode", "upscale", "encode"}
-    assert rows[-1] == {"upscaled": 2, "done_before": 1, "failed": 0, "failures": []}
+    assert rows[-1] == {
+        "upscaled": 2,
+        "done_before": 1,
+        "failed": 0,
+        "skipped": 0,
+        "skipped_by_reason": {},
+        "failures": [],
+    }
 
 
 def test_the_json_ends_with_what_failed_and_why(url: str, tmp_path: Path) -> None:
@@ -227,7 +237,10 @@ def test_the_source_is_never_overwritten(url: str, tmp_path: Path) -> None:
     before = source.read_bytes()
 
     for target in (source, tmp_path / "link.png"):
-        assert isinstance(run(url, source, "-o", target).exception, PictureError)
+        for options in ([], ["--overwrite"]):
+            result = run(url, source, "-o", target, *options)
+            assert isinstance(result.exception, Rt4ksrError)
+            assert "source itself" in str(result.exception)
     assert isinstance(run(url, tmp_path, "-o", tmp_path).exception, PictureError)
     assert source.read_bytes() == before
 
@@ -276,7 +289,7 @@ def test_metadata_is_kept_unless_stripped(url: str, tmp_path: Path) -> None:
         assert image.size == (40, 80)
         assert dict(image.getexif())[0x013B] == "Somebody"
         assert image.info["dpi"] == (300, 300)
-    assert run(url, source, target, "--strip-metadata").exit_code == 0
+    assert run(url, source, "-o", target, "--strip-metadata", "--overwrite").exit_code == 0
     with Image.open(target) as image:
         assert not image.getexif()
         assert image.info.get("dpi") != (300, 300)

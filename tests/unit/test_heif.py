@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from rt4ksr_client import files, metadata
-from rt4ksr_client.cli.jobs import find_pictures
+from rt4ksr_client.cli.folders import FolderScan
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import PictureWarning, split
 
@@ -94,7 +94,7 @@ def test_without_the_extra_files_of_a_folder_are_still_found(tmp_path: Path) -> 
     for name in ("a.heic", "b.HEIF", "c.hif", "d.txt", "e.h5"):
         (tmp_path / name).touch()
 
-    found = sorted(path.name for path in find_pictures(tmp_path, tmp_path / "out"))
+    found = [path.name for path in FolderScan(tmp_path).pictures]
 
     assert found == ["a.heic", "b.HEIF", "c.hif"]
 

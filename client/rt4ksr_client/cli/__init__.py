@@ -17,6 +17,8 @@ from types import FrameType
 import click
 
 import rt4ksr_client
+from rt4ksr_client.cli import process
+from rt4ksr_client.cli.console import accepts_output, printable
 from rt4ksr_client.cli.options import verbose_option
 from rt4ksr_client.errors import MissingExtraError, Rt4ksrError
 
@@ -141,28 +143,46 @@ def main(argv: list[str] | None = None) -> None:
     SIGTERM is handled like Ctrl-C: no partial file is left, and servers are stopped.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    process.keep_large_blocks()
+    process.open_closed_streams()
+    process.escape_unprintable_output()
     try:
+        if sys.stdout is None:
+            raise Rt4ksrError("standard output is closed: write to a file, or to /dev/null")
         with _sigterm_raises():
             # In standalone mode, click would exit with 1 on Ctrl-C.
             code = cli.main(arguments, prog_name="rt4ksr", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as exc:
         exc.show()
+        if isinstance(exc, click.NoSuchOption):
+            _show_how_to_name_files(arguments)
         sys.exit(exc.exit_code)
     except (click.Abort, KeyboardInterrupt) as exc:
         # click raises Abort from KeyboardInterrupt.
         terminated = isinstance(exc.__cause__ or exc, _Terminated)
-        click.echo(f"rt4ksr: {'terminated' if terminated else 'interrupted'}", err=True)
+        if accepts_output(sys.stderr):
+            click.echo(f"rt4ksr: {'terminated' if terminated else 'interrupted'}", err=True)
+        process.discard_output(sys.stdout, sys.stderr)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
-    except Rt4ksrError as exc:
+    except BrokenPipeError:  # nobody reads stdout any more
+        process.discard_output(sys.stdout)
+        sys.exit(1)
+    except (Rt4ksrError, OSError) as exc:
         if "--debug" in arguments:
             raise
-        click.echo(f"rt4ksr: error: {exc}", err=True)
+        place = f"{printable(exc.filename)}: " if isinstance(exc, OSError) and exc.filename else ""
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        click.echo(f"rt4ksr: error: {place}{reason}", err=True)
+        if isinstance(exc, OSError):  # perhaps of stdout itself
+            process.discard_output(sys.stdout)
         sys.exit(1)
-    except BrokenPipeError:
-        # Nobody reads stdout any more; keep the interpreter from failing to flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _show_how_to_name_files(arguments: list[str]) -> None:
+    for word in arguments:
+        if word.startswith("-") and os.path.lexists(word):
+            click.echo(f"A file of this name is given as ./{printable(word)}", err=True)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -11,10 +11,10 @@ import click
 from PIL import Image
 
 from rt4ksr_client.cli.console import printable, show_picture_warnings
-from rt4ksr_client.cli.options import scale_option, server_options
+from rt4ksr_client.cli.options import overwrite_option, scale_option, server_options
 from rt4ksr_client.cli.server import ServerChoice
+from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.contract import DEFAULT_MODELS
-from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import atomic_write, encode, on_white, open_picture, write_errors
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 
@@ -78,8 +78,11 @@ PAGE = """<!doctype html>
     help="The page to write.",
 )
 @scale_option
+@overwrite_option("Replace the page if it exists.")
 @server_options
-def compare(source: Path, output: Path, scale: int | None, server: ServerChoice) -> None:
+def compare(
+    source: Path, output: Path, scale: int | None, overwrite: bool, server: ServerChoice
+) -> None:
     """Upscale the picture SOURCE and write a web page that compares it with bicubic interpolation.
 
     \b
@@ -92,14 +95,11 @@ def compare(source: Path, output: Path, scale: int | None, server: ServerChoice)
     the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
-    if output.exists() and source.exists() and output.samefile(source):
-        raise PictureError(
-            f"{printable(output)}: this is the source itself: give another name with -o"
-        )
+    check_target(output, source, overwrite=overwrite)
     image = open_picture(source)
     with server.models([DEFAULT_MODELS[scale or DEFAULT_SCALE].name], scale) as models:
         page = compare_page(image, models.first.upscale(image), printable(source.name))
-    with write_errors(str(output)), atomic_write(output) as temporary:
+    with write_errors(str(output)), atomic_write(output, replace=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
     click.echo(f"{printable(output)}: open it in a browser")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,10 +19,25 @@ from rt4ksr_client.pictures import PictureWarning
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["log_to_stderr", "print_json", "printable", "progress_bar", "show_picture_warnings"]
+__all__ = [
+    "accepts_output",
+    "log_to_stderr",
+    "print_json",
+    "printable",
+    "progress_bar",
+    "show_picture_warnings",
+]
 
 LOGGERS: Final = ("rt4ksr_client", "rt4ksr_export", "rt4ksr_loadtest", "rt4ksr_server")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def accepts_output(stream: IO[str] | None) -> bool:
+    """Whether something written to ``stream`` would not have to wait for its reader."""
+    try:
+        return stream is not None and bool(select.select([], [stream], [], 0)[1])
+    except (OSError, ValueError):  # not a file of the system, as in tests
+        return True
 
 
 def printable(text: str | os.PathLike[str]) -> str:

@@ -11,8 +11,8 @@ import click
 from PIL import Image
 
 from rt4ksr_client.cli.before_after import before_after
-from rt4ksr_client.cli.jobs import default_target
-from rt4ksr_client.cli.options import SCALES
+from rt4ksr_client.cli.options import SCALES, overwrite_option
+from rt4ksr_client.cli.targets import check_target, default_target
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.upscaler import Upscaler
@@ -37,21 +37,26 @@ __all__ = ["demo"]
     type=click.Path(path_type=Path, file_okay=False),
     help="The models to serve.  [default: ./model_repository, otherwise the shipped one]",
 )
-def demo(source: Path, scale: str, output: Path, model_repository: Path | None) -> None:
+@overwrite_option("Replace the two pictures if they exist.")
+def demo(
+    source: Path, scale: str, output: Path, model_repository: Path | None, overwrite: bool
+) -> None:
     """Start a Triton server, upscale the picture SOURCE, stop the server and show the result.
 
     \b
     Example:
       rt4ksr demo holiday.jpg     writes demo/holiday_x2.png and demo/before_after.png
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
+    large = output / default_target(source, f"x{scale}", ".png").name
+    comparison = output / "before_after.png"
+    for target in (large, comparison):
+        check_target(target, source, overwrite=overwrite)
     times = StageTimes()
     with times.stage("decode"):
         image = open_picture(source)
     output.mkdir(parents=True, exist_ok=True)
     repository = model_repository or default_repository()
     upscaled = _upscale_on_own_server(image, int(scale), repository, times)
-    large = output / default_target(source, f"x{scale}", ".png").name
-    comparison = output / "before_after.png"
     with times.stage("encode as PNG"):
         save_picture(upscaled, large)
     with times.stage("draw before and after"):

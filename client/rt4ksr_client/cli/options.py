@@ -27,7 +27,14 @@ from rt4ksr_client.contract import (
 from rt4ksr_client.errors import Rt4ksrError
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 
-__all__ = ["SCALES", "scale_option", "server_options", "verbose_option", "verbosity"]
+__all__ = [
+    "SCALES",
+    "overwrite_option",
+    "scale_option",
+    "server_options",
+    "verbose_option",
+    "verbosity",
+]
 
 SCALES = click.Choice([str(scale) for scale in sorted(DEFAULT_MODELS)])
 VERBOSITY = "rt4ksr.verbosity"
@@ -121,6 +128,11 @@ def scale_option(function: Decorated) -> Decorated:
         callback=lambda context, option, value: None if value is None else int(value),
         help=f"Factor to upscale by.  [default: {DEFAULT_SCALE}, or the scale of --model]",
     )(function)
+
+
+def overwrite_option(text: str) -> Callable[[Decorated], Decorated]:
+    """Return what adds ``--overwrite`` with the help ``text``; the function gets ``overwrite``."""
+    return click.option("--overwrite", is_flag=True, help=text)
 
 
 def verbose_option(decorated: Decorated) -> Decorated:

@@ -16,6 +16,7 @@ from typing import IO, Final
 from PIL import Image
 
 from rt4ksr_client import files, metadata
+from rt4ksr_client.atomic_write import copy_to_descriptor
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.cli.output_size import Box, plan_size
 from rt4ksr_client.cli.server import Models
@@ -90,17 +91,17 @@ def upscale_file(
     models: Models,
     settings: Settings,
     cancellation: Cancellation | None = None,
+    *,
+    replace: bool = False,
 ) -> Result:
     """Upscale ``source`` and write ``target``; on an error, an existing target is kept.
 
     Raises:
         concurrent.futures.CancelledError: ``cancellation`` ended it.
-        PictureError: not a picture, or the target cannot be written.
+        PictureError: not a picture, or the target cannot be written, or exists without ``replace``.
         ServerError: see :meth:`rt4ksr_client.Upscaler.upscale`.
 
     """
-    if target != STREAM and target.exists() and source.exists() and target.samefile(source):
-        raise PictureError(f"{target}: this is the source itself: give another name with -o")
     format_name = settings.format_for(target)
     result = Result(str(source), str(target))
     with result.timed("decode"):
@@ -127,7 +128,7 @@ def upscale_file(
                 yield shot._replace(picture=picture)
 
         result.frames = len(sequence)
-        with _opened(target) as stream:
+        with _opened(target, replace) as stream:
             write_sequence(
                 stream,
                 upscaled(),
@@ -144,7 +145,12 @@ def upscale_file(
 def _decode(source: Path, max_px: int | None) -> Image.Image:
     if source != STREAM:
         return files.decode(source, str(source), max_px=max_px)
-    return files.decode(io.BytesIO(sys.stdin.buffer.read()), "standard input", max_px=max_px)
+    name = "standard input"
+    if sys.stdin is None:
+        raise PictureError(f"{name}: it is closed: give the name of a file")
+    with files.read_errors(name):
+        content = io.BytesIO(sys.stdin.buffer.read())
+    return files.decode(content, name, max_px=max_px)
 
 
 def _upscale(
@@ -174,14 +180,22 @@ def _upscale(
 
 
 @contextmanager
-def _opened(target: Path) -> Iterator[IO[bytes]]:
+def _opened(target: Path, replace: bool) -> Iterator[IO[bytes]]:
     """Yield a file that can seek, which becomes ``target``."""
-    if target == STREAM:
-        with tempfile.TemporaryFile() as stream:
+    if target != STREAM:
+        with (
+            files.atomic_write(target, replace=replace) as temporary,
+            temporary.open("w+b") as stream,
+        ):
             yield stream
-            stream.seek(0)
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
         return
-    with files.atomic_write(target) as temporary, temporary.open("w+b") as stream:
+    with tempfile.TemporaryFile() as stream:
         yield stream
+        stream.seek(0)
+        sys.stdout.flush()
+        try:
+            descriptor = sys.stdout.fileno()
+        except OSError:  # not a file of the system, as in tests
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+        else:
+            copy_to_descriptor(stream, descriptor)

@@ -10,9 +10,9 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from rt4ksr_client.cli.console import print_json, printable, progress_bar, show_picture_warnings
-from rt4ksr_client.cli.jobs import default_target
-from rt4ksr_client.cli.options import scale_option, server_options
+from rt4ksr_client.cli.options import overwrite_option, scale_option, server_options
 from rt4ksr_client.cli.server import ServerChoice
+from rt4ksr_client.cli.targets import check_target, default_target, identity_of
 from rt4ksr_client.contract import DEFAULT_MODELS, models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.upscaler import DEFAULT_SCALE
@@ -70,6 +70,7 @@ PIXEL_FORMATS = (
 @click.option("--frames", type=click.IntRange(min=1), help="Upscale at most this many frames.")
 @click.option("--deinterlace", is_flag=True, help="Deinterlace the source (bwdif).")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command.")
+@overwrite_option("Replace the output if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @server_options
 def video(
@@ -77,6 +78,7 @@ def video(
     target: Path | None,
     scale: int | None,
     resume: bool,
+    overwrite: bool,
     as_json: bool,
     server: ServerChoice,
     **choices: Any,
@@ -97,8 +99,12 @@ def video(
     to BT.709 and tagged. HDR is rejected, and interlaced video unless --deinterlace is given.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
-    if not source.is_file():
+    if identity_of(source) is None:
         raise VideoError(f"{printable(source)}: there is no such file")
+    if not source.is_file():
+        raise VideoError(f"{printable(source)}: not a file: a video is read more than once")
+    if target is not None:
+        check_target(target, source, overwrite=overwrite)
     options = VideoOptions(**choices)
     start_s = perf_counter()
     default = scale or DEFAULT_SCALE
@@ -106,7 +112,9 @@ def video(
     with server.models(names, scale) as models, _progress_bar() as bar:
         upscaler = models.first
         suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
-        target = target or default_target(source, f"x{upscaler.served_model.scale}", suffix)
+        if target is None:
+            target = default_target(source, f"x{upscaler.served_model.scale}", suffix)
+            check_target(target, source, overwrite=overwrite)
         task = bar.add_task("video", total=None, fps="")
         progress = Progress(done=0, expected=0, resumed=0)
 
@@ -119,7 +127,13 @@ def video(
 
         try:
             progress = upscale_video(
-                source, target, upscaler, options, resume=resume, on_progress=show
+                source,
+                target,
+                upscaler,
+                options,
+                resume=resume,
+                overwrite=overwrite,
+                on_progress=show,
             )
         except (KeyboardInterrupt, Rt4ksrError):
             if progress.done:

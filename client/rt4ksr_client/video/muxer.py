@@ -67,8 +67,8 @@ class Muxer:
                         f"({name}): left out"
                     )
 
-    def write(self, segments: Sequence[Segment]) -> None:
-        """Write the target, whole or not at all.
+    def write(self, segments: Sequence[Segment], *, replace: bool = True) -> None:
+        """Write the target, whole or not at all; without ``replace``, only where no file is.
 
         Raises:
             VideoError: it cannot be written, or the segments are not of one run.
@@ -77,7 +77,7 @@ class Muxer:
         cut = Cut.of(segments, self._source, self._options)
         with (
             write_errors(self._target),
-            atomic_write(self._target) as temporary,
+            atomic_write(self._target, replace=replace) as temporary,
             self._source.open() as (container, original),
             av.open(
                 str(temporary), "w", format=self._format.name, options=self._format.muxer_options

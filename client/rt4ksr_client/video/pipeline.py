@@ -15,6 +15,7 @@ import av
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
 from rt4ksr_client.errors import VideoError
+from rt4ksr_client.files import is_stream
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 from rt4ksr_client.video.colours import pad_for
@@ -49,6 +50,7 @@ def upscale_video(
     options: VideoOptions,
     *,
     resume: bool = False,
+    overwrite: bool = True,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> Progress:
     """Upscale the video ``source`` into the file ``target``.
@@ -63,6 +65,8 @@ def upscale_video(
         upscaler: upscales the frames; several are in flight at once.
         options: the encoder, its settings, and the part to upscale.
         resume: continue after the last finished segment of an interrupted run.
+        overwrite: replace ``target`` if it exists; False keeps it, even if it appears during the
+            run.
         on_progress: called at the start and after every frame.
 
     Raises:
@@ -72,6 +76,8 @@ def upscale_video(
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise VideoError(f"{target}: this is the source itself: give another name with -o")
+    if target.is_file() and not overwrite and not is_stream(target):
+        raise VideoError(f"{target}: the file exists")
     video = VideoSource.probe(source, options)
     muxer = Muxer(video, target, options)
     folder = SegmentFolder(target, run_identity(video, upscaler, options), resume=resume)
@@ -85,7 +91,7 @@ def upscale_video(
         length_s = float((last_pts - video.start_pts) * video.time_base)
         if length_s < video.duration_s * COMPLETE - 1 / video.rate:
             warn(f"{source}: ends early, after {length_s:.1f} of {video.duration_s:.1f} seconds")
-    muxer.write(segments)
+    muxer.write(segments, replace=overwrite)
     folder.remove()
     return progress
 
