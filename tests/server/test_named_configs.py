@@ -23,14 +23,15 @@ from rt4ksr_client.contract import (
 from rt4ksr_server import TritonServer
 from support.image_endpoint import answered, encoded, opened, upscaled
 from support.processes import becomes_true
+from support.servers import ServerFactory
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[TritonServer]:
+def server(server_with: ServerFactory, root: Path) -> Iterator[TritonServer]:
     flags = ["--model-config-name=gpu"]
-    with TritonServer(root / "model_repository", extra_args=flags) as running:
+    with server_with(root / "model_repository", extra_args=flags) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from rt4ksr_client import Upscaler
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection
-from rt4ksr_client.contract import INPUT_NAME, MODELS, ModelSpec
+from rt4ksr_client.contract import INPUT_NAME, MAX_SIDE_PX, MODELS, ModelSpec
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
@@ -24,13 +24,14 @@ from rt4ksr_client.errors import (
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
+from support.servers import ServerFactory
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[TritonServer]:
-    with TritonServer(root / "model_repository") as running:
+def server(server_with: ServerFactory, root: Path) -> Iterator[TritonServer]:
+    with server_with(root / "model_repository") as running:
         yield running
 
 
@@ -62,6 +63,18 @@ def test_a_served_photograph_is_what_the_graph_gives_in_process(
     frame = np.asarray(Image.open(photograph))[200:400, 300:560]
 
     np.testing.assert_array_equal(upscaler.upscale(frame), in_process(root, spec, frame))
+
+
+def test_a_side_longer_than_a_request_may_have_makes_no_difference(
+    upscaler: Upscaler, spec: ModelSpec, root: Path, photograph: Path
+) -> None:
+    frame = np.asarray(Image.open(photograph))[300:340].reshape(20, -1, 3)
+    assert frame.shape[1] > MAX_SIDE_PX
+
+    difference = np.abs(upscaler.upscale(frame).astype(int) - in_process(root, spec, frame))
+
+    assert difference.max() <= 1
+    assert (difference == 0).mean() >= 0.9999
 
 
 def test_a_photograph_keeps_its_content(
@@ -119,6 +132,7 @@ def test_the_client_reads_the_parameters_of_the_model(upscaler: Upscaler, spec: 
 
     assert (served.name, served.scale) == (spec.name, spec.scale)
     assert (served.size_multiple, served.halo_px) == (2, 16)
+    assert served.max_side_px == MAX_SIDE_PX
     assert len(served.weights_sha256) == 64
 
 
