@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rt4ksr_client import Upscaler
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.video import VideoOptions, upscale_video
+from rt4ksr_client.video.decoding import nothing_lost
 from rt4ksr_server import TritonServer
 from support.videos import (
     COLOUR,
@@ -22,9 +24,13 @@ from support.videos import (
     centre,
     counted,
     decoded,
+    joined,
     make_video,
+    numbered,
+    numbers,
     seconds,
     sound_of,
+    stored_without_times,
     uneven,
 )
 
@@ -264,3 +270,52 @@ def test_an_unknown_format_is_rejected_before_the_work(upscaler: Upscaler, tmp_p
 
     with pytest.raises(VideoError, match=r"\.mkv"):
         upscale_video(source, tmp_path / "out.xyz", upscaler, FAST)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".h264"])
+def test_frames_without_usable_times_come_out_in_order(
+    upscaler: Upscaler, tmp_path: Path, suffix: str
+) -> None:
+    fields = {"bf": "3", "b_strategy": "0"}
+    source = make_video(tmp_path / "in.h264", frames=40, draw=numbered, encoder=fields)
+    if suffix == ".avi":
+        source = stored_without_times(source, tmp_path / "in.avi")
+    options = VideoOptions(preset="ultrafast", segment_frames=16, fps=Fraction(25))
+
+    done = upscale_video(source, tmp_path / "out.mp4", upscaler, options)
+
+    assert done.done == 40
+    frames = decoded(tmp_path / "out.mp4")
+    assert numbers(frame.to_ndarray(format="rgb24") for frame in frames) == list(range(40))
+    assert seconds(tmp_path / "out.mp4") == [Fraction(index, 25) for index in range(40)]
+
+
+def test_picture_and_sound_of_joined_recordings_run_on(upscaler: Upscaler, tmp_path: Path) -> None:
+    recordings = [make_video(tmp_path / f"{name}.ts", sound=True) for name in (1, 2)]
+    source = joined(tmp_path / "in.ts", *recordings)
+    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+
+    times = seconds(tmp_path / "out.mkv")
+    assert len(times) == 60
+    assert times[-1] - times[0] == pytest.approx(59 / 25, abs=0.002)
+    sound = [float(time) for time, _ in sound_of(tmp_path / "out.mkv")]
+    assert sound == sorted(sound)
+    assert sound[-1] - float(times[-1]) == pytest.approx(0, abs=0.1)
+
+
+def test_nothing_is_replaced_by_a_file_with_too_few_frames(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = make_video(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    target.write_bytes(b"before")
+
+    def one_more(path: Path, frames: int) -> AbstractContextManager[None]:
+        return nothing_lost(path, frames + 1)
+
+    monkeypatch.setattr("rt4ksr_client.video.muxer.nothing_lost", one_more)
+
+    with pytest.raises(VideoError, match="30 of 31 frames"):
+        upscale_video(source, target, upscaler, FAST)
+
+    assert target.read_bytes() == b"before"
+    assert (tmp_path / ".out.mp4.parts" / "000000.json").exists()

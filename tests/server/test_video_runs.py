@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
 from support.processes import becomes_true, free_port
-from support.videos import FAST, centre, counted, decoded, make_video, seconds, sound_of, uneven
+from support.videos import FAST, av, centre, counted, decoded, make_video, seconds, sound_of, uneven
 
 pytestmark = pytest.mark.server
 
@@ -150,3 +151,25 @@ def test_sound_is_copied_bit_for_bit_and_does_not_drift(upscaler: Upscaler, tmp_
 
     assert sound_of(tmp_path / "out.mp4") == sound_of(source)
     assert seconds(tmp_path / "out.mp4")[-1] == Fraction(749, 25)
+
+
+def test_the_command_counts_what_it_repaired(nearest_server: TritonServer, tmp_path: Path) -> None:
+    source, target = make_video(tmp_path / "in.mkv", frames=60, draw=counted), tmp_path / "out.mkv"
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    content = bytearray(source.read_bytes())
+    content[places[30] + 8 : places[30] + 16] = bytes(8)
+    source.write_bytes(content)
+
+    program = started(source, target, nearest_server.grpc_url, "--json")
+    stdout, stderr = program.communicate(timeout=60)
+
+    assert program.returncode == 0, stderr
+    row = json.loads(stdout)
+    assert row["frames"] == len(decoded(target)) >= 59
+    assert row["damaged_packets"] + row["damaged_frames"] > 0
+    assert "in.mkv: damaged packets skipped: 1" in stderr
+    program = started(source, target, nearest_server.grpc_url, "--strict")
+    _, stderr = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert "leave out --strict" in stderr

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,40 @@ def sound_of(path: Path) -> list[tuple[Fraction, bytes]]:
     with av.open(str(path)) as container:
         packets = container.demux(audio=0)
         return [(p.pts * p.time_base, bytes(p)) for p in packets if p.size]
+
+
+def stored_without_times(source: Path, target: Path) -> Path:
+    """Copy a video into a container that stores frames in the order of decoding, without times."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        original = container.streams.video[0]
+        stream: Any = output.add_stream_from_template(original)
+        for index, packet in enumerate(container.demux(original)):
+            if packet.size:
+                packet.stream = stream
+                packet.pts, packet.dts, packet.time_base = index, index, Fraction(1, 25)
+                output.mux(packet)
+    return target
+
+
+def joined(target: Path, *sources: Path) -> Path:
+    """Put files one after the other, as ``cat`` does with recordings in MPEG-TS."""
+    target.write_bytes(b"".join(source.read_bytes() for source in sources))
+    return target
+
+
+def with_display_matrix(path: Path, matrix: tuple[int, ...]) -> Path:
+    """Write ``matrix``, three rows of three, into the header of an MP4's video."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">9i", content, content.find(b"tkhd") + 44, *matrix)
+    path.write_bytes(content)
+    return path
+
+
+def numbered(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The frame's number, up to 50, as a gray level that survives coding."""
+    return np.full((size[1], size[0], 3), 20 + index * 4, np.uint8)
+
+
+def numbers(images: Iterable[Any]) -> list[int]:
+    """What ``numbered`` has drawn into them."""
+    return [round((int(image[0, 0, 0]) - 20) / 4) for image in images]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +19,7 @@ from rt4ksr_client.contract import DEFAULT_MODELS, models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
-from rt4ksr_client.video.options import CODECS
+from rt4ksr_client.video.options import CODECS, MAX_FPS
 
 __all__ = ["video"]
 
@@ -30,6 +32,22 @@ PIXEL_FORMATS = (
     "yuv422p10le",
     "yuv444p10le",
 )
+
+
+class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Frames per second, as a decimal number or a fraction."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:
+        """Return ``value`` as a fraction; it is rejected unless it is positive."""
+        try:
+            rate = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if not 0 < rate <= MAX_FPS:
+            self.fail(f"{value!r} is no frame rate: try 25 or 30000/1001", param, ctx)
+        return rate
 
 
 @click.command()
@@ -69,6 +87,17 @@ PIXEL_FORMATS = (
 @click.option("--end", "end_s", type=float, metavar="SECONDS", help="Stop before this time.")
 @click.option("--frames", type=click.IntRange(min=1), help="Upscale at most this many frames.")
 @click.option("--deinterlace", is_flag=True, help="Deinterlace the source (bwdif).")
+@click.option(
+    "--fps",
+    type=FrameRate(),
+    metavar="RATE",
+    help="Frame rate of a SOURCE whose frames have no times, such as raw H.264: 25, 30000/1001.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Stop at damaged data and at a change of size instead of repairing them.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command.")
 @overwrite_option("Replace the output if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
@@ -145,6 +174,7 @@ def video(
     if as_json:
         row = {"source": str(source), "target": str(target), "model": model}
         counts = {"frames": progress.done, "resumed": progress.resumed}
+        counts |= dataclasses.asdict(progress.faults)
         print_json({**row, **counts, "wall_s": duration_s, "fps": fps})
         return
     resumed = f", {progress.resumed} of them before" if progress.resumed else ""

@@ -18,7 +18,15 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
 
-__all__ = ["BT709", "check_colours", "from_rgb", "pad_for", "tag_or", "to_rgb"]
+__all__ = [
+    "ACCURATE_BICUBIC",
+    "BT709",
+    "check_colours",
+    "from_rgb",
+    "pad_for",
+    "tag_or",
+    "to_rgb",
+]
 
 BT709: Final = 1
 BT2020_PRIMARIES: Final = 9

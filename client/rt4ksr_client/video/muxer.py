@@ -18,9 +18,11 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.containers import ContainerFormat, open_input, write_errors
+from rt4ksr_client.video.decoding import nothing_lost
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment
 from rt4ksr_client.video.source import VideoSource
+from rt4ksr_client.video.timing import ContinuousClock, Seam
 
 __all__ = ["Muxer", "decode_times"]
 
@@ -78,6 +80,7 @@ class Muxer:
         with (
             write_errors(self._target),
             atomic_write(self._target, replace=replace) as temporary,
+            nothing_lost(temporary, sum(len(segment.pts) for segment in segments)),
             self._source.open() as (container, original),
             av.open(
                 str(temporary), "w", format=self._format.name, options=self._format.muxer_options
@@ -97,7 +100,7 @@ class Muxer:
             output.set_chapters(cut.chapters(container.chapters()))
             packets = heapq.merge(
                 self._picture_packets(segments, picture, cut),
-                copied_packets(container, copies, cut),
+                copied_packets(container, copies, cut, self._source.timing.seams),
                 key=lambda timed: timed[:2],
             )
             for _, _, packet in packets:
@@ -175,14 +178,19 @@ class Cut:
 
 
 def copied_packets(
-    container: InputContainer, copies: dict[int, Stream], cut: Cut
+    container: InputContainer, copies: dict[int, Stream], cut: Cut, seams: tuple[Seam, ...]
 ) -> Iterator[TimedPacket]:
-    """Yield the packets of the streams that are copied; ``copies`` by the index in the source."""
+    """Yield the packets of the streams that are copied; ``copies`` by the index in the source.
+
+    Where the source's clock is set anew, at its ``seams``, their times run on.
+    """
+    clocks = {index: ContinuousClock(seams) for index in copies}
     if not copies:
         return
     for packet in container.demux([container.streams[index] for index in copies]):
         if not packet.size or packet.pts is None or packet.time_base is None:
             continue
+        clocks[packet.stream.index].correct(packet)
         if not cut.holds(packet.pts * packet.time_base):
             continue
         shift = round(cut.shift_s / packet.time_base)

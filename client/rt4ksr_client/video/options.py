@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from rt4ksr_client.errors import VideoError
 
-__all__ = ["CODECS", "VideoOptions"]
+__all__ = ["CODECS", "MAX_FPS", "VideoOptions"]
 
 CODECS: Final[dict[str, dict[str, str]]] = {
     "libx264": {"crf": "18", "preset": "medium"},
@@ -22,6 +23,8 @@ CODECS: Final[dict[str, dict[str, str]]] = {
 
 QUALITY_OPTIONS: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
 """What encoders call their quality where that is not ``crf``; None where they have none."""
+
+MAX_FPS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class VideoOptions:
         end_s: end this many seconds after the first frame.
         frames: upscale at most this many frames.
         deinterlace: join the fields of interlaced video, which is rejected otherwise.
+        fps: frames per second of a source whose frames have no times. Default: what its header
+            says, else 25.
+        strict: stop at damaged data and at a change of size, which are repaired otherwise.
         segment_frames: how many frames an interrupted run loses at most.
 
     Raises:
@@ -53,6 +59,8 @@ class VideoOptions:
     end_s: float | None = None
     frames: int | None = None
     deinterlace: bool = False
+    fps: Fraction | None = None
+    strict: bool = False
     segment_frames: int = 250
 
     def __post_init__(self) -> None:
@@ -69,6 +77,9 @@ class VideoOptions:
             raise VideoError("start must not be negative, and end must be after it")
         if (self.frames is not None and self.frames < 1) or self.segment_frames < 1:
             raise VideoError("frames and segment_frames must be at least 1")
+
+        if self.fps is not None and not 0 < self.fps <= MAX_FPS:
+            raise VideoError(f"fps must be above 0, and {MAX_FPS} at most")
 
     @property
     def encoder_options(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from rt4ksr_client.files import is_stream
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 from rt4ksr_client.video.colours import pad_for
+from rt4ksr_client.video.decoding import Faults
 from rt4ksr_client.video.muxer import Muxer
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.prefetch import prefetch
@@ -36,11 +37,15 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """``done`` of about ``expected`` frames; ``resumed`` of them by an earlier run."""
+    """``done`` of about ``expected`` frames; ``resumed`` of them by an earlier run.
+
+    ``faults`` are those that this run has found in the source.
+    """
 
     done: int
     expected: int
     resumed: int
+    faults: Faults = dataclasses.field(default_factory=Faults)
 
 
 def upscale_video(
@@ -86,6 +91,13 @@ def upscale_video(
         folder.remove()
         raise VideoError(f"{source}: no frames between start and end")
     segments = folder.finished()
+    written = sum(len(segment.pts) for segment in segments)
+    if written != progress.done:
+        raise VideoError(
+            f"{folder.path}: {written} frames were encoded out of {progress.done}: "
+            "start over without --resume"
+        )
+    warn_of_faults(source, progress.faults)
     if options.end_s is None and options.frames is None:
         last_pts = max(max(segment.pts) for segment in segments)
         length_s = float((last_pts - video.start_pts) * video.time_base)
@@ -109,9 +121,10 @@ def encode_segments(
     last = max((pts for segment in finished for pts in segment.pts), default=None)
     if resumed:
         logger.info("%s: continues after %d frames", folder.path, resumed)
-    progress = Progress(resumed, expected_frames(source, options), resumed)
+    faults = Faults()
+    progress = Progress(resumed, expected_frames(source, options), resumed, faults)
     on_progress(progress)
-    frames = source.frames(options, last)
+    frames = source.frames(options, last, faults)
     if options.frames is not None:
         frames = itertools.islice(frames, max(0, options.frames - resumed))
     with closing(upscaled_frames(frames, upscaler)) as upscaled:
@@ -128,6 +141,19 @@ def encode_segments(
                     progress = dataclasses.replace(progress, done=progress.done + 1)
                     on_progress(progress)
     return progress
+
+
+def warn_of_faults(source: Path, faults: Faults) -> None:
+    """Say in a line each what was wrong with the source."""
+    lines = {
+        "damaged packets skipped": faults.damaged_packets,
+        "frames decoded with errors, and kept": faults.damaged_frames,
+        "frames without a usable time, given one": faults.retimed_frames,
+        "frames of another size, scaled to the first one's": faults.rescaled_frames,
+    }
+    for what, count in lines.items():
+        if count:
+            warn(f"{source}: {what}: {count}")
 
 
 def upscaled_frames(
@@ -161,6 +187,6 @@ def run_identity(source: VideoSource, upscaler: Upscaler, options: VideoOptions)
         "model": served.name,
         "scale": served.scale,
         "weights": str(getattr(served, "weights_sha256", "")),
-        "options": dataclasses.asdict(options),
+        "options": {**dataclasses.asdict(options), "fps": str(options.fps)},
         "encoders": av.__version__,
     }

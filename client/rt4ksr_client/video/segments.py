@@ -124,6 +124,7 @@ class SegmentEncoder:
         self._source = source
         self._pixel_format = options.pixel_format
         self._pts: list[int] = []
+        self._written = 0
         with self._errors():
             self._container = av.open(str(path), "w", format="matroska")
             stream = self._container.add_stream(
@@ -149,6 +150,7 @@ class SegmentEncoder:
             shown = from_rgb(pad_for(self._pixel_format, frame.image), self._pixel_format)
             shown.pts, shown.time_base = frame.pts, self._source.time_base
             self._mux(shown)
+        self._written += 1
 
     def __exit__(
         self,
@@ -161,6 +163,11 @@ class SegmentEncoder:
             with self._errors():
                 self._mux(None)
                 self._container.close()
+                if len(self._pts) != self._written:
+                    raise VideoError(
+                        f"{self._stream.name}: the encoder gave {len(self._pts)} of "
+                        f"{self._written} frames: try another --codec"
+                    )
                 write_json(self._path.with_suffix(".json"), self._pts)
             logger.info("%s: %d frames", self._path, len(self._pts))
             return

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.video.colours import BT709, check_colours, tag_or, to_rgb
+from rt4ksr_client.pictures import warn
+from rt4ksr_client.video.colours import ACCURATE_BICUBIC, BT709, check_colours, tag_or, to_rgb
 from rt4ksr_client.video.containers import open_input, read_errors
+from rt4ksr_client.video.decoding import Faults, decode, deinterlaced
 from rt4ksr_client.video.options import VideoOptions
+from rt4ksr_client.video.orientation import Orientation
+from rt4ksr_client.video.timing import Enough, FrameTimes, Timing, in_order_of_time, rate_of
 
 __all__ = ["TimedFrame", "VideoSource"]
+
+SEEK_BACK_S: Final = (0, 10, 60)
+SAMPLES: Final = 8
+"""Frames all over a file that are looked at before the work."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +52,7 @@ class VideoSource:
     """A file, and what the output takes over from its video. Sizes are upright, in pixels.
 
     ``time_base`` is the unit of times in seconds, ``rate`` the frames per second, ``aspect`` that
-    of a pixel, ``rotation`` degrees counterclockwise. ``primaries`` and ``transfer`` are codes of
+    of a pixel. ``primaries`` and ``transfer`` are codes of
     ISO/IEC 23091-2.
     """
 
@@ -55,54 +65,103 @@ class VideoSource:
     start_pts: int
     duration_s: float
     expected_frames: int
-    rotation: int
+    orientation: Orientation
     primaries: int
     transfer: int
+    timing: Timing
 
     @classmethod
     def probe(cls, path: Path, options: VideoOptions) -> VideoSource:
-        """Look at the first frame of a file.
+        """Look at the packets of a file, its first frame and a few more.
 
         Raises:
             VideoError: no video, or one that would come out wrong.
 
         """
+        with open_input(path) as container, read_errors(path):
+            timing = Timing.scan(container, video_stream(container, path), enough_for(options))
         with open_input(path) as container:
             stream = video_stream(container, path)
             with read_errors(path):
-                frame = next(container.decode(stream), None)
-            if frame is None:
-                raise VideoError(f"{path}: the video has no frames")
+                frames = decode(container, stream, Faults(), timing)
+                frame = next(frames, None)
+                if frame is None:
+                    raise VideoError(f"{path}: the video has no frames")
+                delay, is_avi = stream.codec_context.delay, container.format.name == "avi"
+                timing = timing.checked(is_avi, delay, itertools.chain([frame], frames))
+            if options.fps is not None and not timing.counted and not timing.sorted:
+                raise VideoError(f"{path}: its frames have times of their own: leave out --fps")
             check_colours(frame, path)
-            if frame.interlaced_frame and not options.deinterlace:
-                raise VideoError(f"{path}: interlaced: add --deinterlace, or deinterlace it first")
-            assert stream.time_base is not None  # noqa: S101 - every stream of a file has one
-            rotation = round(frame.rotation) % 360
+            check_fields(frame, path, options)
+            if stream.metadata.get("alpha_mode") == "1":
+                warn(f"{path}: the alpha channel is not kept")
+            try:
+                orientation = Orientation.of(frame)
+            except ValueError as exc:
+                raise VideoError(f"{path}: {exc}: turn it upright first") from None
             size = (frame.width, frame.height)
             aspect = stream.sample_aspect_ratio or Fraction(1)
-            if rotation in (90, 270):
+            if orientation.transposed:
                 size, aspect = size[::-1], 1 / aspect
-            rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-            duration_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
-            if not duration_s and container.duration:
-                duration_s = container.duration / 1e6
+            rate = options.fps or rate_of(stream)
+            is_counted = timing.counted or options.fps is not None
+            start = timing.first_pts if timing.sorted or frame.pts is None else frame.pts
             source = cls(
                 path=path,
                 width_px=size[0],
                 height_px=size[1],
-                time_base=stream.time_base,
+                time_base=1 / rate if is_counted else Fraction(stream.time_base or 1),
                 rate=rate,
                 aspect=aspect,
-                start_pts=time_of(frame),
-                duration_s=duration_s,
-                expected_frames=stream.frames or round(duration_s * rate),
-                rotation=rotation,
+                start_pts=0 if is_counted else start,
+                duration_s=duration_of(container, stream, timing, rate),
+                expected_frames=stream.frames or timing.packets or 0,
+                orientation=orientation,
                 primaries=tag_or(BT709, frame.color_primaries),
                 transfer=tag_or(BT709, frame.color_trc),
+                timing=dataclasses.replace(timing, counted=is_counted),
             )
             codec = stream.codec_context.name
-        logger.info("%s: %s, %dx%d, %s frames/s, %.1f s", path, codec, *size, rate, duration_s)
+        if not source.expected_frames:
+            guess = round(source.duration_s * rate)
+            source = dataclasses.replace(source, expected_frames=guess)
+        logger.info(
+            "%s: %s, %dx%d, %s frames/s, %.1f s", path, codec, *size, rate, source.duration_s
+        )
+        if is_counted and options.fps is None:
+            shown = f"shown at {float(rate):g} frames/s: --fps sets another rate"
+            warn(f"{path}: its frames have no times, and are {shown}")
+        source.check_samples(options)
         return source
+
+    def check_samples(self, options: VideoOptions) -> None:
+        """Look at a few frames all over the part that is upscaled, where the file can be sought.
+
+        Raises:
+            VideoError: one is interlaced, or of another size than the first with
+                ``options.strict``.
+
+        """
+        if not self.timing.seekable or options.frames is not None:
+            return
+        begin_s, end_s = options.start_s or 0.0, options.end_s or self.duration_s
+        with self.open() as (container, stream), read_errors(self.path):
+            size = None
+            for index in range(SAMPLES):
+                pts = self.pts_at(begin_s + (end_s - begin_s) * index / SAMPLES)
+                self.seek(container, stream, pts + 1)
+                frame = next(decode(container, stream, Faults()), None)
+                if frame is None:
+                    continue
+                check_fields(frame, self.path, options)
+                size = size or (frame.width, frame.height)
+                if (frame.width, frame.height) == size:
+                    continue
+                if options.strict:
+                    raise size_error(self.path, frame)
+                changed = f"its size changes to {frame.width}x{frame.height}"
+                warn(f"{self.path}: {changed}: scaled to {size[0]}x{size[1]}")
+                return
 
     @contextmanager
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -119,103 +178,148 @@ class VideoSource:
         """Return the time ``seconds`` after the first frame, in the unit of ``time_base``."""
         return self.start_pts + round(seconds / self.time_base)
 
-    def frames(self, options: VideoOptions, after_pts: int | None) -> Iterator[TimedFrame]:
+    def frames(
+        self, options: VideoOptions, after_pts: int | None, faults: Faults
+    ) -> Iterator[TimedFrame]:
         """Decode the frames that ``options`` choose, from the first one after ``after_pts``.
 
-        A frame that is not later than the one before it is left out.
+        What is wrong with them is counted in ``faults``.
 
         Raises:
-            VideoError: the file is broken, or its frames change their size.
+            VideoError: the file cannot be read, its fields are interlaced, or ``options.strict``
+                and it is damaged or its frames change their size.
 
         """
-        last = self.pts_at(options.start_s or 0.0) - 1
-        last = last if after_pts is None else max(last, after_pts)
-        first_wanted, left_out = last, 0
+        begin = self.pts_at(options.start_s or 0.0)
+        begin = begin if after_pts is None else max(begin, after_pts + 1)
         end = None if options.end_s is None else self.pts_at(options.end_s)
         with self.open() as (container, stream), read_errors(self.path):
             stream.thread_type = "AUTO"
-            if last >= self.start_pts:
-                container.seek(last, stream=stream, backward=True)
-            frames: Iterator[VideoFrame] = container.decode(stream)
+            if begin > self.start_pts and self.timing.seekable:
+                self.seek(container, stream, begin)
+            decoded = decode(container, stream, faults, self.timing, strict=options.strict)
+            frames = self.uniform(decoded, options, faults)
             if options.deinterlace:
                 frames = deinterlaced(frames, stream)
-            for frame in frames:
-                # Filters count in units of their own.
-                unit = frame.time_base or self.time_base
-                pts = round(time_of(frame) * unit / self.time_base)
+            for frame, pts in self.timed(frames, faults):
                 if end is not None and pts >= end:
                     break
-                if pts > last:
-                    last = pts
-                    yield TimedFrame(pts, self.upright(to_rgb(frame)))
-                elif pts > first_wanted:
-                    left_out += 1
-        if left_out:
-            logger.warning("%s: left out %d frames not later than the last", self.path, left_out)
+                if pts >= begin:
+                    yield TimedFrame(pts, self.orientation.apply(to_rgb(frame)))
 
-    def upright(self, image: Frame) -> Frame:
-        """Return a stored picture as it is shown: rotated.
+    def seek(self, container: InputContainer, stream: VideoStream, begin: int) -> None:
+        """Go to a key frame before ``begin``: some formats are only sought by estimates."""
+        for back_s in SEEK_BACK_S:
+            target = max(self.start_pts, begin - 1 - round(back_s / self.time_base))
+            container.seek(target, stream=stream, backward=True)
+            frame = next(decode(container, stream, Faults()), None)
+            if frame and frame.key_frame and frame.pts is not None and frame.pts < begin:
+                break
+        else:
+            target = self.start_pts - round(SEEK_BACK_S[-1] / self.time_base)
+        container.seek(target, stream=stream, backward=True)
+
+    def uniform(
+        self, frames: Iterator[VideoFrame], options: VideoOptions, faults: Faults
+    ) -> Iterator[VideoFrame]:
+        """Check ``frames``, and scale those of another size to that of the first one.
 
         Raises:
-            VideoError: it is not of this source's size.
+            VideoError: one is interlaced, or of another size with ``options.strict``.
 
         """
-        turns = self.rotation // 90
-        turned = np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-        if turned.shape[:2] != (self.height_px, self.width_px):
-            raise VideoError(f"{self.path}: the video changes its size from frame to frame")
-        return turned
+        size = (self.width_px, self.height_px)
+        stored = size[::-1] if self.orientation.transposed else size
+        for frame in frames:
+            check_fields(frame, self.path, options)
+            if (frame.width, frame.height) == stored:
+                yield frame
+                continue
+            if options.strict:
+                raise size_error(self.path, frame)
+            faults.rescaled_frames += 1
+            scaled = frame.reformat(*stored, interpolation=ACCURATE_BICUBIC)
+            scaled.pts, scaled.time_base = frame.pts, frame.time_base
+            yield scaled
+
+    def timed(
+        self, frames: Iterator[VideoFrame], faults: Faults
+    ) -> Iterator[tuple[VideoFrame, int]]:
+        """Yield ``frames`` with their times in units of ``time_base``, each later than the last."""
+        times = FrameTimes(self.start_pts, 1 / (self.rate * self.time_base))
+        if self.timing.sorted and not self.timing.counted:
+            frames = in_order_of_time(frames)
+        held: tuple[VideoFrame, int | None] | None = None
+        for frame in frames:
+            pts = self.pts_of(frame)
+            if held is not None:
+                yield held[0], times.next(held[1], pts)
+            held = frame, pts
+        if held is not None:
+            yield held[0], times.next(held[1], None)
+        if not self.timing.counted:
+            faults.retimed_frames += times.given
+
+    def pts_of(self, frame: VideoFrame) -> int | None:
+        """Return what the file says about a frame's time, in units of ``time_base``."""
+        if frame.pts is None or self.timing.counted:
+            return None
+        # Filters count in units of their own.
+        unit = frame.time_base or self.time_base
+        return round(frame.pts * unit / self.time_base)
+
+
+def size_error(path: Path, frame: VideoFrame) -> VideoError:
+    """Return the error about a frame of another size than the first one, with ``--strict``."""
+    size = f"{frame.width}x{frame.height}"
+    return VideoError(f"{path}: its size changes to {size}: leave out --strict to scale it back")
+
+
+def enough_for(options: VideoOptions) -> Enough:
+    """Return how much of a file is to be looked at to upscale the part that is asked for."""
+    packets = None if options.frames is None or options.start_s else options.frames + 64
+    return Enough(packets, None if options.end_s is None else options.end_s + 2)
+
+
+def check_fields(frame: VideoFrame, path: Path, options: VideoOptions) -> None:
+    """Reject an interlaced frame unless it is to be deinterlaced.
+
+    Raises:
+        VideoError: it is interlaced.
+
+    """
+    if frame.interlaced_frame and not options.deinterlace:
+        raise VideoError(f"{path}: interlaced: add --deinterlace, or deinterlace it first")
+
+
+def duration_of(
+    container: InputContainer, stream: VideoStream, timing: Timing, rate: Fraction
+) -> float:
+    """Return the length of a video in seconds, 0 where nothing says it."""
+    if timing.seams:
+        return timing.span_s
+    if timing.counted:
+        return float((timing.packets or 0) / rate)
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration else 0.0
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the first video stream that is not a cover picture.
+    """Return the video that a player shows: the first of the default ones, and no cover picture.
 
     Raises:
         VideoError: there is none.
 
     """
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+    videos = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+    for stream in videos:
+        if stream.disposition & av.stream.Disposition.default:
             return stream
+    if videos:
+        return videos[0]
     raise VideoError(f"{path}: there is no video in this file")
-
-
-def time_of(frame: VideoFrame) -> int:
-    """Return when a frame is shown, in the unit of its ``time_base``.
-
-    Raises:
-        VideoError: the file does not say.
-
-    """
-    pts = frame.pts if frame.pts is not None else frame.dts
-    if pts is None:
-        raise VideoError(
-            "a frame has no time: make the times with 'ffmpeg -fflags +genpts -i IN -c copy OUT'"
-        )
-    return pts
-
-
-def deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
-    """Yield ``frames`` with the fields of each joined to a whole picture (bwdif)."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(template=stream)
-    filtered = graph.add("bwdif", "mode=send_frame:deint=all")
-    sink = graph.add("buffersink")
-    source.link_to(filtered)
-    filtered.link_to(sink)
-    graph.configure()
-
-    def pull() -> Iterator[VideoFrame]:
-        while True:
-            try:
-                frame = graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(frame, VideoFrame)  # noqa: S101 - the graph has nothing else
-            yield frame
-
-    for frame in frames:
-        graph.push(frame)
-        yield from pull()
-    graph.push(None)
-    yield from pull()

@@ -1,0 +1,152 @@
+"""Decoded frames of a video, as many as there are, and a count of what was wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from rt4ksr_client.errors import VideoError
+from rt4ksr_client.video.containers import open_input
+from rt4ksr_client.video.timing import ContinuousClock, Timing, time_of
+
+__all__ = ["Faults", "decode", "deinterlaced", "nothing_lost"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Faults:
+    """What was wrong with a video, and got repaired or left out.
+
+    Args:
+        damaged_packets: packets that could not be decoded and were skipped.
+        damaged_frames: frames that were decoded with errors and kept.
+        retimed_frames: frames that were given a time, since they had none that can be used.
+        rescaled_frames: frames that were scaled to the size of the first one.
+
+    """
+
+    damaged_packets: int = 0
+    damaged_frames: int = 0
+    retimed_frames: int = 0
+    rescaled_frames: int = 0
+
+
+def decode(
+    container: InputContainer,
+    stream: VideoStream,
+    faults: Faults,
+    timing: Timing | None = None,
+    *,
+    strict: bool = False,
+) -> Iterator[VideoFrame]:
+    """Decode the frames of ``stream`` in the order of display; a damaged packet is skipped.
+
+    With ``timing``, the frames' times run on where the file's clock is set anew.
+
+    Raises:
+        VideoError: a damaged packet or frame, with ``strict``.
+
+    """
+    clock = ContinuousClock(timing.seams if timing else ())
+    path = Path(container.name)
+    for packet in whole_packets(container, stream, faults):
+        if packet.size:
+            packet.pts = time_of(packet, container.format.name)
+            clock.correct_video(packet)
+        for frame in decode_packet(packet, faults):
+            faults.damaged_frames += frame.is_corrupt
+            if strict and (faults.damaged_packets or faults.damaged_frames):
+                break
+            yield frame
+        if strict and (faults.damaged_packets or faults.damaged_frames):
+            raise VideoError(f"{path}: damaged: leave out --strict to upscale what can be decoded")
+
+
+def whole_packets(
+    container: InputContainer, stream: VideoStream, faults: Faults
+) -> Iterator[Packet[Any]]:
+    """Yield the packets of ``stream``, and the empty one at the end, up to an unreadable place."""
+    try:
+        yield from container.demux(stream)
+        return
+    except av.error.InvalidDataError as exc:
+        logger.info("%s: the rest cannot be read: %s", container.name, exc)
+        faults.damaged_packets += 1
+    except IndexError:  # PyAV's at the end of a file in which another stream has appeared
+        logger.info("%s: a stream that appears in the middle is left out", container.name)
+    end: Packet[Any] = Packet()
+    end.stream = stream
+    yield end
+
+
+def decode_packet(packet: Packet[Any], faults: Faults) -> Iterator[VideoFrame]:
+    """Yield the frames that a decoder has ready after ``packet``."""
+    is_last = not packet.size
+    while True:
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)  # noqa: S101 - a video has nothing else
+                yield frame
+        except av.error.EOFError:
+            return
+        except (av.error.InvalidDataError, av.error.UnknownError) as exc:
+            logger.info("packet at %s cannot be decoded: %s", packet.pts, exc)
+            faults.damaged_packets += 1
+            if is_last:  # frames may be left behind the broken one
+                continue
+        return
+
+
+def deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
+    """Yield ``frames`` with the fields of each joined to a whole picture (bwdif)."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=stream)
+    filtered = graph.add("bwdif", "mode=send_frame:deint=all")
+    sink = graph.add("buffersink")
+    source.link_to(filtered)
+    filtered.link_to(sink)
+    graph.configure()
+
+    def pull() -> Iterator[VideoFrame]:
+        while True:
+            try:
+                frame = graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(frame, VideoFrame)  # noqa: S101 - the graph has nothing else
+            yield frame
+
+    for frame in frames:
+        graph.push(frame)
+        yield from pull()
+    graph.push(None)
+    yield from pull()
+
+
+@contextmanager
+def nothing_lost(path: Path, frames: int) -> Iterator[None]:
+    """Count the frames of the video that the block has written and closed.
+
+    Raises:
+        VideoError: there are not as many as ``frames``.
+
+    """
+    yield
+    with open_input(path) as container:
+        found = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+    if found != frames:
+        raise VideoError(
+            f"{path.suffix} took {found} of {frames} frames: nothing is written, and what is "
+            "upscaled is kept: try .mkv"
+        )
