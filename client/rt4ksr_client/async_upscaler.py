@@ -30,6 +30,7 @@ from rt4ksr_client.frames import Frame, SupportsArray
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
 from rt4ksr_client.transports import Route
+from rt4ksr_client.transports.base import closed
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class AsyncUpscaler:
         self._upscaler = Upscaler.from_connection(connection, scale=scale, model=model)
         self._settings: Any = {"scale": scale, "model": model}
         self._connection = connection
+        self._closed = False
         self._open_threads()
 
     @classmethod
@@ -96,6 +98,7 @@ class AsyncUpscaler:
 
     async def close(self) -> None:
         """See :meth:`Upscaler.close`."""
+        self._closed = True
         await asyncio.to_thread(self._close)
 
     @property
@@ -169,6 +172,8 @@ class AsyncUpscaler:
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def _run(self, work: Callable[[Cancellation], Answer]) -> Answer:
+        if self._closed:
+            raise closed()
         if self._pid != os.getpid():
             self._open_threads()
         cancellation = Cancellation()

@@ -119,7 +119,10 @@ class Upscaler:
         self.close()
 
     def close(self) -> None:
-        """Release connections and shared memory. Calling it twice is harmless."""
+        """Release connections and shared memory; a call that follows raises ServerError.
+
+        Calling it twice is harmless.
+        """
         self._transport.close()
 
     @property

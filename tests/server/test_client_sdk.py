@@ -465,3 +465,24 @@ def test_a_name_for_several_servers_is_resolved_by_grpc(nearest_server: TritonSe
     with Upscaler(f"dns:///localhost:{port}") as upscaler:
         np.testing.assert_array_equal(upscaler.upscale(noise(8, 8)), doubled(noise(8, 8)))
         assert upscaler.transport_name == "grpc"
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.002, 0.005, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("name", ["auto", "shm"])
+def test_closing_while_a_first_call_decides_leaks_nothing(
+    nearest_server: TritonServer, name: TransportName, delay_s: float
+) -> None:
+    frame = noise(40, 60)
+    upscaler = Upscaler(nearest_server.grpc_url, transport=name, timeout_s=30)
+    before = registered(nearest_server)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(upscaler.upscale, frame)
+        time.sleep(delay_s)
+        upscaler.close()
+        try:
+            np.testing.assert_array_equal(first.result(30), doubled(frame))
+        except ServerError as exc:
+            assert "closed" in str(exc)
+
+    assert registered(nearest_server) <= before
+    assert not our_names()

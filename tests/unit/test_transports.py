@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -32,7 +32,11 @@ from rt4ksr_client.transports.fleet import FleetTransport
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.http import HttpTransport
 from rt4ksr_client.transports.http_pool import error_for_exception
-from rt4ksr_client.transports.negotiation import AutoTransport, AutoWireTransport
+from rt4ksr_client.transports.negotiation import (
+    AutoTransport,
+    AutoWireTransport,
+    NegotiatedTransport,
+)
 from rt4ksr_client.transports.shared_memory import SharedMemoryTransport
 from rt4ksr_client.transports.status_codes import (
     GRPC_ERRORS,
@@ -320,6 +324,61 @@ def test_closing_twice_is_harmless(name: TransportName, closed_address: str) -> 
     transport = open_transport(Connection(closed_address, name))
     transport.close()
     transport.close()
+
+
+@pytest.mark.parametrize(("name", "wire"), ROUTES)
+@pytest.mark.parametrize("question", QUESTIONS.keys() - {"negotiate"})
+def test_use_after_close_is_an_error_of_ours(
+    name: TransportName, wire: WireName, question: str, closed_address: str
+) -> None:
+    transport = open_transport(Connection(closed_address, name, wire))
+    transport.close()
+
+    with pytest.raises(ServerError, match="this client is closed: open another one"):
+        QUESTIONS[question](transport, Call(5))
+
+
+@pytest.mark.parametrize("name", ["grpc", "shm"])
+def test_closing_ends_a_call_in_flight_with_an_error_of_ours(
+    name: TransportName, silent_address: str
+) -> None:
+    transport = open_transport(Connection(silent_address, name))
+    threading.Timer(0.3, transport.close).start()
+    begin_s = time.monotonic()
+
+    with pytest.raises(ServerError):
+        transport.upscale(MODEL, SMALL, Call(20))
+
+    assert time.monotonic() - begin_s < 15
+
+
+class Choosing(NegotiatedTransport):
+    """Chooses when it is told to."""
+
+    def __init__(self, chosen: Transport) -> None:
+        super().__init__("host:1")
+        self.begun, self.proceed = threading.Event(), threading.Event()
+        self.choice = chosen
+
+    def choose(self, call: Call) -> Transport:
+        self.begun.set()
+        self.proceed.wait(10)
+        return self.choice
+
+
+def test_closing_while_a_first_call_decides_closes_what_it_chooses(closed_address: str) -> None:
+    chosen = GrpcTransport(Endpoint(closed_address, "grpc", "a test"))
+    transport = Choosing(chosen)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(transport.negotiate, Call(10))
+        transport.begun.wait(10)
+        transport.close()
+        transport.proceed.set()
+        with pytest.raises(ServerError, match="closed"):
+            first.result(10)
+
+    with pytest.raises(ServerError, match="closed"):
+        chosen.server_metadata(Call(5))
 
 
 # What a model says about itself

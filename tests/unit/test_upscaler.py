@@ -13,7 +13,7 @@ import pytest
 
 from rt4ksr_client import AsyncUpscaler, Connection, Upscaler
 from rt4ksr_client.connection import WireName
-from rt4ksr_client.errors import PictureError
+from rt4ksr_client.errors import PictureError, ServerError
 
 
 def surface(cls: type) -> dict[str, Any]:
@@ -152,3 +152,14 @@ def test_closing_does_not_wait_for_a_cancelled_call_to_a_silent_server(
         waited_s = asyncio.run(cancel(f"{scheme}127.0.0.1:{silent.getsockname()[1]}"))
 
     assert waited_s < 3
+
+
+def test_use_after_close_of_an_asynchronous_client_is_an_error_of_ours() -> None:
+    async def use() -> None:
+        upscaler = AsyncUpscaler("host:1")
+        await upscaler.close()
+        await upscaler.close()
+        await upscaler.served_model
+
+    with pytest.raises(ServerError, match="closed"):
+        asyncio.run(use())

@@ -28,7 +28,7 @@ from rt4ksr_client.transports.messages import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ForwardingTransport", "Route", "Transport", "explain", "unreachable"]
+__all__ = ["ForwardingTransport", "Route", "Transport", "closed", "explain", "unreachable"]
 
 _PROBE_TIMEOUT_S: Final = 2.0
 
@@ -181,6 +181,11 @@ class ForwardingTransport(Transport):
         """See :class:`Transport`."""
         with self.target(call) as transport:
             return transport.model_ready(model, call)
+
+
+def closed() -> ServerError:
+    """Return the error for using a client after it was closed."""
+    return ServerError("this client is closed: open another one")
 
 
 def unreachable(address: str) -> ServerUnreachableError:

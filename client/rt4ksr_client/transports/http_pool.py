@@ -20,7 +20,7 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
-from rt4ksr_client.transports.base import unreachable
+from rt4ksr_client.transports.base import closed, unreachable
 
 __all__ = ["Exchange", "HttpPool", "error_for_exception"]
 
@@ -159,6 +159,7 @@ class HttpPool:
         self._endpoint = endpoint
         self._pool = self._open()
         self._pid = os.getpid()
+        self._closed = False
 
     def send(self, exchange: Exchange, receive: Callable[[Exchange], Answer]) -> Answer:
         """Send the request and return what ``receive`` reads from the response.
@@ -191,6 +192,7 @@ class HttpPool:
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed by its exchange."""
+        self._closed = True
         self._pool.close()
 
     def _request(self, exchange: Exchange) -> urllib3.BaseHTTPResponse:
@@ -198,6 +200,8 @@ class HttpPool:
         if self._pid != os.getpid():
             self._pool, self._pid = self._open(), os.getpid()
         for is_retry in (False, True):
+            if self._closed:
+                raise closed()
             try:
                 return self._pool.urlopen(
                     exchange.method,
@@ -270,7 +274,7 @@ def error_for_exception(exc: Exception, address: str, timeout_s: float) -> Serve
     if isinstance(cause, (TimeoutError, Urllib3TimeoutError)):
         return DeadlineExceededError(f"no answer within {timeout_s:g} s")
     if isinstance(cause, ClosedPoolError):
-        return ServerError("this client is closed: open another one")
+        return closed()
     return ServerUnreachableError(
         f"{address}: the server, or a proxy before it, closed the connection without a complete "
         f"answer: {str(cause) or type(cause).__name__}"

@@ -13,7 +13,7 @@ from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.contract import DECODE_STAGE, PictureFormat, image_endpoint
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
-from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport, explain
+from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport, closed, explain
 from rt4ksr_client.transports.encoded import EncodedTransport
 from rt4ksr_client.transports.forking import ProcessBound
 from rt4ksr_client.transports.grpc import GrpcTransport
@@ -35,6 +35,7 @@ class NegotiatedTransport(ForwardingTransport, ProcessBound):
         self.address = address
         self._lock = threading.Lock()
         self._chosen: Transport | None = None
+        self._closed = False
         self.watch_forks()
 
     def start_afresh(self) -> None:
@@ -60,7 +61,8 @@ class NegotiatedTransport(ForwardingTransport, ProcessBound):
         return nullcontext(self.decide(call))
 
     def close(self) -> None:
-        """Close the chosen transport."""
+        """Close the chosen transport; a call that is choosing one closes that itself."""
+        self._closed = True
         if self._chosen is not None:
             self._chosen.close()
 
@@ -68,8 +70,12 @@ class NegotiatedTransport(ForwardingTransport, ProcessBound):
         """Return the chosen transport, after choosing it if no call did so before."""
         if self._chosen is None:
             with call.holding(self._lock, self.address):
-                if self._chosen is None:
+                if self._chosen is None and not self._closed:
                     self._chosen = self.choose(call)
+                    if self._closed:
+                        self._chosen.close()
+        if self._closed or self._chosen is None:
+            raise closed()
         return self._chosen
 
 
@@ -149,6 +155,7 @@ class AutoWireTransport(NegotiatedTransport):
 
     def close(self) -> None:
         """Close the transport."""
+        super().close()
         self._transport.close()
 
     def choose(self, call: Call) -> Transport:

@@ -33,7 +33,7 @@ from rt4ksr_client.errors import (
     ServerError,
     ServerUnreachableError,
 )
-from rt4ksr_client.transports.base import explain
+from rt4ksr_client.transports.base import closed, explain
 from rt4ksr_client.transports.forking import fork_count
 from rt4ksr_client.transports.grpc import GrpcTransport
 
@@ -163,6 +163,8 @@ class RegionPool:
         self._known: list[Region] = []
         self._retired: list[Region] = []
         self._answered = False
+        self._registering = 0
+        self._closed = False
 
     def take(self, size_bytes: int, call: Call) -> Region:
         """Return a region of at least ``size_bytes`` that nobody uses.
@@ -173,18 +175,28 @@ class RegionPool:
 
         """
         with self._lock:
+            if self._closed:
+                raise closed()
             fitting = [region for region in self._idle if region.size_bytes >= size_bytes]
             if fitting:
                 region = min(fitting, key=lambda one: one.size_bytes)
                 self._idle.remove(region)
                 return region
+            self._registering += 1
+        try:
+            return self._register(size_bytes, call)
+        finally:
+            with self._lock:
+                self._registering -= 1
+
+    def _register(self, size_bytes: int, call: Call) -> Region:
         self._sweep()
         region = self._kind(-(-size_bytes // _ROUND_BYTES) * _ROUND_BYTES)
         try:
             region.register(self._control, call)
         except BaseException:
             # The server may have mapped it all the same. One that has never answered is not asked.
-            if self._answered:
+            if self._answered and not self._closed:
                 self._known.append(region)
                 self._retired.append(region)
             else:
@@ -262,16 +274,20 @@ class RegionPool:
         return not registered.issuperset(region.name for region in regions)
 
     def close(self) -> None:
-        """Unregister every region, waiting briefly for those that the server still uses.
+        """Unregister every region, waiting briefly for those that are being registered or in use.
 
-        What it uses for longer becomes a leftover, which a later client removes.
+        What the server uses for longer becomes a leftover, which a later client removes.
         """
         end_s = time.monotonic() + _CLOSE_TIMEOUT_S
         with self._lock:
-            left = list(self._known)
+            self._closed = True
+        unregistered: set[str] = set()
         while True:
-            left = [region for region in left if not self._unregister(region)]
-            if not left or time.monotonic() > end_s:
+            is_complete = not self._registering
+            left = [region for region in self._known.copy() if region.name not in unregistered]
+            unregistered.update(region.name for region in left if self._unregister(region))
+            left = [region for region in left if region.name not in unregistered]
+            if (is_complete and not left) or time.monotonic() > end_s:
                 break
             time.sleep(_POLL_INTERVAL_S)
         abandon(region.name for region in left)
