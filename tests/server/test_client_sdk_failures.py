@@ -20,7 +20,11 @@ from tritonclient.grpc import model_config_pb2
 from rt4ksr_client import Upscaler
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection, TransportName
-from rt4ksr_client.errors import OverloadedError, ServerUnreachableError
+from rt4ksr_client.errors import (
+    DeadlineExceededError,
+    OverloadedError,
+    ServerUnreachableError,
+)
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports import open_transport
 from rt4ksr_server import TritonServer
@@ -59,6 +63,30 @@ def test_with_one_of_two_servers_killed_every_frame_arrives_once_and_in_order(
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "shm", "auto"])
+def test_with_one_of_two_servers_stopped_at_most_one_call_waits(
+    nearest_repository: RepositoryFactory, nearest_server: TritonServer, name: TransportName
+) -> None:
+    with TritonServer(nearest_repository()) as hung:
+        url = f"{address(hung, name)},{address(nearest_server, name)}"
+        with Upscaler(url, transport=name, timeout_s=3) as upscaler:
+            for frame in numbered(4):
+                upscaler.upscale(frame)
+            os.kill(hung.pid, signal.SIGSTOP)
+            waited = 0
+            try:
+                for frame in numbered(60):
+                    time.sleep(0.1)
+                    try:
+                        np.testing.assert_array_equal(upscaler.upscale(frame)[0, 0], frame[0, 0])
+                    except DeadlineExceededError:
+                        waited += 1
+            finally:
+                os.kill(hung.pid, signal.SIGCONT)
+
+    assert waited <= 1
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
 def test_a_server_restarted_in_the_middle_costs_time_and_no_frame(
     nearest_repository: RepositoryFactory, name: TransportName, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from rt4ksr_client.call import Call
-from rt4ksr_client.errors import ServerUnreachableError
+from rt4ksr_client.errors import DeadlineExceededError, ServerUnreachableError
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Route, Transport
 from rt4ksr_client.transports.fleet import FleetTransport
 from rt4ksr_client.transports.messages import InferRequest, InferResponse, Tensor
+from support.processes import becomes_true
 
 
 class Local(Transport):
@@ -25,6 +26,8 @@ class Local(Transport):
         self.route = Route("local", "a test")
         self.number = number
         self.alive = True
+        self.hangs = False
+        self.questions = 0
         self.hold: threading.Event | None = None
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
@@ -35,8 +38,11 @@ class Local(Transport):
         return InferResponse([Tensor.from_array(request.outputs[0].name, batch)])
 
     def server_metadata(self, call: Call) -> dict[str, Any]:
+        self.questions += 1
         if not self.alive:
             raise ServerUnreachableError("down")
+        if self.hangs:
+            raise DeadlineExceededError("hangs")
         return {"number": self.number}
 
     def repository_index(self, call: Call) -> list[dict[str, Any]]:
@@ -142,3 +148,39 @@ def test_the_route_names_each_transport_once_and_every_reason() -> None:
         "server0:1: local, a test; server1:1: shm, mapped; server2:1: local, a test"
     )
     assert "server1:1: encoded, slow link" in route.wire_reason
+
+
+def test_a_server_that_hangs_gets_no_call_until_it_answers_a_question(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rt4ksr_client.transports.fleet.REST_S", 0.05)
+    members = [Local(0), Local(1)]
+    fleet = FleetTransport(members)
+    members[0].hangs = True
+
+    with pytest.raises(DeadlineExceededError):
+        answers(fleet, 2)
+    assert answers(fleet, 4) == [1, 1, 1, 1]
+    time.sleep(0.3)
+    assert members[0].questions > 2
+    assert answers(fleet, 4) == [1, 1, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "server0:1 missed a deadline: no calls for 0.05 s, and until it answers"
+    ]
+
+    members[0].hangs = False
+    assert becomes_true(lambda: 0 in answers(fleet, 2), 5)
+    fleet.close()
+
+
+def test_if_all_servers_hang_each_is_still_tried() -> None:
+    members = [Local(0), Local(1)]
+    fleet = FleetTransport(members)
+    for member in members:
+        member.hangs = True
+    for _ in range(4):
+        with pytest.raises(DeadlineExceededError):
+            answers(fleet, 1)
+
+    assert [member.questions for member in members] == [2, 2]
+    fleet.close()

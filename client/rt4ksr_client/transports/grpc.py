@@ -33,6 +33,10 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Despite its name, how long one attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 5000),
+    # A host that has vanished is noticed this long after the first byte it does not acknowledge, by
+    # TCP's user timeout, which comes with keepalive. The pings are as rare as Triton tolerates.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_time_ms", 310_000),
     # For `dns:///name`, where a name stands for several servers.
     ("grpc.lb_policy_name", "round_robin"),
 )

@@ -285,7 +285,9 @@ class RegionPool:
         while True:
             is_complete = not self._registering
             left = [region for region in self._known.copy() if region.name not in unregistered]
-            unregistered.update(region.name for region in left if self._unregister(region))
+            for region in left:
+                if time.monotonic() <= end_s and self._unregister(region):
+                    unregistered.add(region.name)
             left = [region for region in left if region.name not in unregistered]
             if (is_complete and not left) or time.monotonic() > end_s:
                 break
