@@ -116,6 +116,8 @@ class PictureParameter:
     """Format of the answer, one of :data:`PICTURE_FORMATS`."""
     QUALITY: Final = "quality"
     """Quality of a JPEG or WebP answer, 1 to 100."""
+    HEADERS: Final = f"(?i)^({FORMAT}|{QUALITY})$"
+    """tritonserver's ``--http-header-forward-pattern`` for these headers."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ exec tritonserver \
     --http-address=127.0.0.1 \
     --http-port=8000 \
     --http-max-input-size=67108864 \
-    --http-header-forward-pattern='(?i)(format|quality)' \
+    --http-header-forward-pattern='(?i)^(format|quality)$' \
     --backend-config=python,shm-growth-byte-size=33550336 \
     --http-restricted-api="$restricted:admin-key=$key" \
     --allow-client-shm="$RT4KSR_CLIENT_SHM" \

@@ -17,8 +17,6 @@ __all__ = ["ServerOptions", "default_repository", "shipped_repository"]
 # One 1080p frame and its 4K answer take 31.1 MB of a model instance's shared memory region. It
 # starts this large and grows by as much; two such regions still fit in Docker's 64 MB /dev/shm.
 REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
-# What a request to the image endpoint may say in a header, where its body is the picture itself.
-FORWARDED_HEADERS: Final = f"(?i)({PictureParameter.FORMAT}|{PictureParameter.QUALITY})"
 REPOSITORY: Final = "model_repository"
 OWN_FLAGS: Final = frozenset(
     ["--model-repository", "--model-store", "--exit-timeout-secs", "--id"]
@@ -87,7 +85,7 @@ class ServerOptions:
             f"--backend-config=python,shm-growth-byte-size={REGION_BYTES}",
         ]
         if "http" in ports:
-            flags.append(f"--http-header-forward-pattern={FORWARDED_HEADERS}")
+            flags.append(f"--http-header-forward-pattern={PictureParameter.HEADERS}")
         for service in SERVICES:
             if service in ports:
                 flags += [address_flag(service, self.host), f"--{service}-port={ports[service]}"]

@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from tritonclient.utils import InferenceServerException
 
 from rt4ksr_client import Upscaler, files
+from rt4ksr_client.connection import TransportName, WireName
 from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError
 from rt4ksr_server import TritonServer
@@ -185,6 +186,62 @@ def test_over_http_a_file_is_posted_as_it_is_and_headers_choose_the_encoding(
     assert opened(data).format == format_name
     parameters = {name.lower(): value for name, value in headers.items()}
     assert [data] == upscaled(endpoint_server, encoded(picture(), "PNG"), **parameters)
+
+
+@pytest.fixture(scope="module")
+def server_without_headers(
+    nearest_repository: RepositoryFactory, server_with: ServerFactory
+) -> Iterator[TritonServer]:
+    """A server that shows its models no header, as tritonserver does by default."""
+    repository = nearest_repository(
+        [MODELS["rt4ksr_x2"]], edit=lambda config: setattr(config, "max_batch_size", 2)
+    )
+    add_endpoints(repository, ["rt4ksr_x2"])
+    with server_with(repository, extra_args=["--http-header-forward-pattern=^$"]) as server:
+        yield server
+
+
+@pytest.mark.parametrize("headers", [{"format": "png"}, {"Quality": "7"}, {}], ids=str)
+def test_a_server_that_shows_no_header_rejects_what_it_may_have_been_asked_in_one(
+    server_without_headers: TritonServer, headers: dict[str, str]
+) -> None:
+    before = answered(server_without_headers, "rt4ksr_x2")
+
+    status, reason = posted(server_without_headers, encoded(picture(), "PNG"), headers)
+
+    assert status == 400
+    assert b"forwards no HTTP headers" in reason
+    assert b"start it with --http-header-forward-pattern='(?i)^(format|quality)$'" in reason
+    assert answered(server_without_headers, "rt4ksr_x2") == before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "format_name"),
+    [({"format": "png"}, "PNG"), ({"quality": 50}, "JPEG")],
+    ids=str,
+)
+def test_a_server_that_shows_no_header_answers_request_parameters(
+    server_without_headers: TritonServer, parameters: dict[str, Any], format_name: str
+) -> None:
+    (data,) = upscaled(server_without_headers, encoded(picture(), "PNG"), **parameters)
+    assert opened(data).format == format_name
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+@pytest.mark.parametrize("wire", ["encoded", "auto"])
+def test_the_client_needs_no_headers(
+    server_without_headers: TritonServer, transport: TransportName, wire: WireName
+) -> None:
+    url = (
+        f"http://{server_without_headers.http_url}"
+        if transport == "http"
+        else server_without_headers.grpc_url
+    )
+    with Upscaler(url, transport=transport, wire=wire, wire_format="png", timeout_s=30) as client:
+        large = np.asarray(client.upscale(picture()))
+        assert wire == "auto" or client.wire_name == "encoded"
+        assert "of this link" in client.wire_reason or wire == "encoded"
+    np.testing.assert_array_equal(large, np.asarray(picture()).repeat(2, 0).repeat(2, 1))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,8 +65,15 @@ def posted(
 
 
 def answered(server: TritonServer, model: str) -> int:
-    """How many requests ``model`` has answered so far."""
+    """How many requests ``model`` has answered so far.
+
+    Triton counts a request a little after it has sent the answer. This waits until the count stands
+    still; a test that expects a request to be counted waits until it is.
+    """
+    counts = [-1]
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
-        (stats,) = client.get_inference_statistics(model).model_stats
-    count: int = stats.inference_stats.success.count
-    return count
+        while len(counts) < 3 or counts[-1] != counts[-2]:
+            (stats,) = client.get_inference_statistics(model).model_stats
+            counts.append(stats.inference_stats.success.count)
+            time.sleep(0.1)
+    return counts[-1]

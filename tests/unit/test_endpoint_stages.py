@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import pictures
+from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import SideData
+from rt4ksr_server.options import ServerOptions
 from rt4ksr_server.stages.encoding import Encoding, EncodingDefaults
+from rt4ksr_server.stages.headers import ignores_headers, parent_ignores_headers
 from rt4ksr_server.stages.inspection import Limits, inspect
 from rt4ksr_server.stages.sidecar import Sidecar
+from support.entrypoint import container_flags, flags_by_name
 
 
 def encoded(format_name: str, mode: str = "RGB") -> bytes:
@@ -118,6 +123,56 @@ def test_a_frame_of_another_picture_is_rejected(shape: tuple[int, ...]) -> None:
 
     with pytest.raises(PictureError, match="does not become"):
         sidecar.crop(np.zeros(shape, np.uint8))
+
+
+FORWARDED = f"--http-header-forward-pattern={PictureParameter.HEADERS}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], True),
+        (["--model-repository=/models", "--http-port=8000"], True),
+        (["--allow-http=true"], True),
+        (["--allow-http=false"], False),
+        (["--allow-http", "0"], False),
+        ([FORWARDED], False),
+        (FORWARDED.split("=", 1), False),
+        (["--http-header-forward-pattern=.*"], False),
+        (["--http-header-forward-pattern=(format)"], True),
+        (["--http-header-forward-pattern=x-.*"], True),
+        (["--http-header-forward-pattern="], True),
+        ([FORWARDED, "--http-header-forward-pattern=x-.*"], True),
+        (["--http-header-forward-pattern=x-.*", FORWARDED], False),
+        (["--http-header-forward-pattern=\\pL+"], False),  # of RE2, unknown to Python
+    ],
+    ids=str,
+)
+def test_a_stage_knows_from_the_command_line_whether_headers_reach_it(
+    arguments: list[str], expected: bool
+) -> None:
+    assert ignores_headers(arguments) is expected
+
+
+def test_a_server_that_is_not_a_program_of_its_own_may_forward_headers() -> None:
+    assert not parent_ignores_headers()  # this test's parent is not tritonserver
+
+
+def test_only_the_two_headers_are_forwarded_however_they_are_spelled(tmp_path: Path) -> None:
+    for flags in (
+        container_flags(tmp_path),
+        flags_by_name(
+            ServerOptions(
+                tmp_path.parent, "127.0.0.1", {"http": 0}, 1.0, 1.0, extra_args=()
+            ).arguments("id", "prefix", {"http": 1})
+        ),
+    ):
+        pattern = flags["http-header-forward-pattern"]
+        assert all(re.search(pattern, name) for name in ("format", "Format", "quality", "QUALITY"))
+        assert not any(
+            re.search(pattern, name)
+            for name in ("x-format", "format-version", "image-quality", "qualitys", "content-type")
+        )
 
 
 @pytest.mark.parametrize("stage", ["decode", "encode"])

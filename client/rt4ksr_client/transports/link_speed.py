@@ -23,6 +23,7 @@ from rt4ksr_client.contract import (
     INPUT_NAME,
     SIDECAR_NAME,
     PictureFormat,
+    PictureParameter,
 )
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.transports.base import Transport
@@ -110,7 +111,10 @@ def measure_link(transport: Transport, format_: PictureFormat, call: Call) -> Wi
 
         def fetch(output: str, picture: bytes = black) -> None:
             request = InferRequest(
-                DECODE_STAGE, [pictures_tensor([picture])], [RequestedOutput(output)]
+                DECODE_STAGE,
+                [pictures_tensor([picture])],
+                [RequestedOutput(output)],
+                {PictureParameter.FORMAT: "png"},
             )
             transport.infer(request, call)
 

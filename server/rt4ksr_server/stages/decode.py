@@ -19,10 +19,12 @@ from rt4ksr_client.contract import (
     SIDECAR_NAME,
     SIZE_MULTIPLE_PX,
     Parameter,
+    PictureParameter,
 )
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame, to_batch
 from rt4ksr_server.stages.encoding import EncodingDefaults
+from rt4ksr_server.stages.headers import FORWARD_FLAG, NAMES, parent_ignores_headers
 from rt4ksr_server.stages.inspection import Limits, inspect
 from rt4ksr_server.stages.sidecar import Sidecar
 from rt4ksr_server.stages.triton import Stage, bytes_tensor, input_array, request_parameters
@@ -44,11 +46,19 @@ class TritonPythonModel(Stage):
             int(parameters[Parameter.MAX_SIDE]) if Parameter.MAX_SIDE in parameters else None,
         )
         PngImagePlugin.MAX_TEXT_MEMORY = MAX_PNG_TEXT_BYTES
+        self._ignores_headers = parent_ignores_headers()
 
     def run(self, request: Any) -> list[Any]:
         """Decode the pictures of a request, which must have one size."""
         # An encoding that cannot be had is rejected here, before the network works.
-        EncodingDefaults().encoding_for(request_parameters(request))
+        parameters = request_parameters(request)
+        EncodingDefaults().encoding_for(parameters)
+        if self._ignores_headers and not any(name.lower() in NAMES for name in parameters):
+            raise PictureError(
+                "this tritonserver forwards no HTTP headers, so it cannot tell which format was "
+                f"asked for: send {PictureParameter.FORMAT} as a request parameter, or start it "
+                f"with {FORWARD_FLAG}='{PictureParameter.HEADERS}'"
+            )
         encoded = [bytes(data) for data in input_array(request, PICTURE_NAME).reshape(-1)]
         frames, sidecars = [], []
         for number, data in enumerate(encoded, start=1):
