@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
@@ -319,3 +320,17 @@ def test_nothing_is_replaced_by_a_file_with_too_few_frames(
 
     assert target.read_bytes() == b"before"
     assert (tmp_path / ".out.mp4.parts" / "000000.json").exists()
+
+
+def test_damaged_sound_is_left_out_and_the_rest_kept(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.ts", frames=50, sound=True)
+    content, dice = bytearray(source.read_bytes()), random.Random(2)
+    for _ in range(20):
+        content[dice.randrange(len(content) * 2 // 5, len(content) * 4 // 5)] ^= 255
+    source.write_bytes(content)
+
+    with pytest.warns(PictureWarning, match="damaged packets of other streams skipped"):
+        done = upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+
+    assert len(decoded(tmp_path / "out.mkv")) == done.done >= 45
+    assert len(sound_of(tmp_path / "out.mkv")) >= 60

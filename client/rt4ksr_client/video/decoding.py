@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.video.containers import open_input
 from rt4ksr_client.video.timing import ContinuousClock, Timing, time_of
 
-__all__ = ["Faults", "decode", "deinterlaced", "nothing_lost"]
+__all__ = ["Faults", "decode", "deinterlaced", "nothing_lost", "readable_packets"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,18 +77,31 @@ def decode(
 def whole_packets(
     container: InputContainer, stream: VideoStream, faults: Faults
 ) -> Iterator[Packet[Any]]:
-    """Yield the packets of ``stream``, and the empty one at the end, up to an unreadable place."""
+    """Yield the packets of ``stream``, and an empty one at the end, up to an unreadable place."""
     try:
-        yield from container.demux(stream)
-        return
+        for packet in container_packets(container, [stream]):
+            if packet.size:
+                yield packet
     except av.error.InvalidDataError as exc:
         logger.info("%s: the rest cannot be read: %s", container.name, exc)
         faults.damaged_packets += 1
+    end: Packet[Any] = Packet()
+    end.stream, end.time_base = stream, Fraction(stream.time_base or 1)
+    yield end
+
+
+def readable_packets(container: InputContainer, streams: list[Any]) -> Iterator[Packet[Any]]:
+    """Yield the packets of ``streams`` up to an unreadable place."""
+    with suppress(av.error.InvalidDataError):
+        yield from container_packets(container, streams)
+
+
+def container_packets(container: InputContainer, streams: list[Any]) -> Iterator[Packet[Any]]:
+    """Yield the packets of ``streams``, without those of streams that appear in the middle."""
+    try:
+        yield from container.demux(streams)
     except IndexError:  # PyAV's at the end of a file in which another stream has appeared
         logger.info("%s: a stream that appears in the middle is left out", container.name)
-    end: Packet[Any] = Packet()
-    end.stream = stream
-    yield end
 
 
 def decode_packet(packet: Packet[Any], faults: Faults) -> Iterator[VideoFrame]:

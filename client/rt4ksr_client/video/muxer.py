@@ -18,7 +18,7 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.containers import ContainerFormat, open_input, write_errors
-from rt4ksr_client.video.decoding import nothing_lost
+from rt4ksr_client.video.decoding import nothing_lost, readable_packets
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment
 from rt4ksr_client.video.source import VideoSource
@@ -103,8 +103,16 @@ class Muxer:
                 copied_packets(container, copies, cut, self._source.timing.seams),
                 key=lambda timed: timed[:2],
             )
-            for _, _, packet in packets:
-                output.mux(packet)
+            damaged = 0
+            for _, order, packet in packets:
+                try:
+                    output.mux(packet)
+                except av.error.InvalidDataError:
+                    if order == 0 or self._options.strict:
+                        raise
+                    damaged += 1
+            if damaged:
+                warn(f"{self._source.path}: damaged packets of other streams skipped: {damaged}")
         logger.info("%s: written from %d segments", self._target, len(segments))
 
     def _picture_packets(
@@ -187,7 +195,7 @@ def copied_packets(
     clocks = {index: ContinuousClock(seams) for index in copies}
     if not copies:
         return
-    for packet in container.demux([container.streams[index] for index in copies]):
+    for packet in readable_packets(container, [container.streams[index] for index in copies]):
         if not packet.size or packet.pts is None or packet.time_base is None:
             continue
         clocks[packet.stream.index].correct(packet)

@@ -167,6 +167,8 @@ def find_seams(
 ) -> Iterator[Seam]:
     """Yield the stretches of a clock that is set anew, none where it runs through.
 
+    The continued clock begins at zero: the file's own may begin at any hour.
+
     ``stored`` are the packets' times in the order of storage, in units of ``unit`` seconds.
     """
     begins = [0]
@@ -176,7 +178,7 @@ def find_seams(
             begins.append(index)
     if len(begins) == 1:
         return
-    continued_s = stored[0] * unit
+    continued_s = Fraction(0)
     for begin, end in itertools.pairwise([*begins, len(stored)]):
         begin_s, end_s = stored[begin] * unit, stored[end - 1] * unit + step_s
         shift_s = continued_s - begin_s
