@@ -157,4 +157,4 @@ def _split_scheme(url: str) -> tuple[str, str]:
     scheme, separator, address = url.rpartition("://")
     if separator and scheme not in ("grpc", "http"):
         raise ValueError(f"{url!r}: the scheme must be grpc://, http:// or dns:///")
-    return scheme, address
+    return scheme, address.removesuffix("/")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -56,6 +57,8 @@ from rt4ksr_client.transports.status_codes import (
         ("http://host:1", "auto", HttpTransport),
         ("http://host:1", "http", HttpTransport),
         ("[::1]:1", "grpc", GrpcTransport),
+        ("http://host:1/", "auto", HttpTransport),
+        ("host:1/", "grpc", GrpcTransport),
         ("host:1", "shm", SharedMemoryTransport),
         ("dns:///servers:1", "auto", GrpcTransport),
         ("a:1,b:2", "grpc", FleetTransport),
@@ -242,6 +245,38 @@ def test_the_error_for_a_closed_port_says_how_to_start_a_server(
         pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
     ):
         transport.upscale(MODEL, SMALL, Call(5))
+
+
+@pytest.fixture
+def http_address() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join(10)
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["grpc", "auto", "shm"])
+def test_a_port_that_speaks_http_is_named(name: TransportName, http_address: str) -> None:
+    with (
+        open_transport(Connection(http_address, name)) as transport,
+        pytest.raises(ServerError, match=f"speaks HTTP, not gRPC: use http://{http_address}"),
+    ):
+        transport.served_model("rt4ksr_x2", Call(10))
+
+
+def test_a_port_that_speaks_grpc_is_named() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with (
+        open_transport(Connection(f"http://{address}/")) as transport,
+        pytest.raises(ServerError, match=f"speaks gRPC, not HTTP: use grpc://{address}"),
+    ):
+        transport.served_model("rt4ksr_x2", Call(10))
+    server.stop(0).wait(10)
 
 
 QUESTIONS: dict[str, Callable[[Transport, Call], object]] = {

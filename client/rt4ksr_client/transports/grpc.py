@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from rt4ksr_client.transports.status_codes import error_for_grpc
 __all__ = ["GrpcTransport"]
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
+
+_PROBE_TIMEOUT_S: Final = 1.0
 
 _OPTIONS: Final = (
     # gRPC's own limit is 4 MB a message; a 4K frame has 25.
@@ -58,6 +61,8 @@ class GrpcTransport(Transport, ProcessBound):
         self._lock = threading.Lock()
         self._opened: grpc.Channel | None = None
         self._closed = False
+        self._answered = False
+        self._endpoint = endpoint
         self.watch_forks()
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
@@ -147,18 +152,38 @@ class GrpcTransport(Transport, ProcessBound):
         try:
             if call.cancellation is None:
                 # Takes 10 ms less for a 4K frame than a future, which wakes a thread of gRPC's.
-                return method(request, timeout=timeout_s)
+                answer = method(request, timeout=timeout_s)
+                self._answered = True
+                return answer
             future = method.future(request, timeout=timeout_s)
             try:
                 with call.stopping(future.cancel):
-                    return future.result()
+                    answer = future.result()
+                    self._answered = True
+                    return answer
             finally:
                 future.cancel()
         except grpc.RpcError as exc:
             if self._closed:
                 raise closed() from exc
+            is_first_contact = not self._answered and exc.code() is grpc.StatusCode.UNAVAILABLE
+            if is_first_contact and speaks_http(self._endpoint):
+                raise ServerError(
+                    f"this port speaks HTTP, not gRPC: use http://{self.address}, or the server's "
+                    "gRPC port (8001 by default)"
+                ) from exc
             raise error_for_grpc(exc.code().name, exc.details()) from exc
         except ValueError as exc:  # what a closed channel raises
             if self._closed:
                 raise closed() from exc
             raise
+
+
+def speaks_http(endpoint: Endpoint) -> bool:
+    """Return whether HTTP/1 is spoken at the port: Triton's HTTP port just hangs up on gRPC."""
+    try:
+        with socket.create_connection((endpoint.host, endpoint.port), _PROBE_TIMEOUT_S) as sock:
+            sock.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return sock.recv(7).startswith(b"HTTP/1.")
+    except OSError:
+        return False

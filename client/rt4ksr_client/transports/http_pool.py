@@ -275,6 +275,12 @@ def error_for_exception(exc: Exception, address: str, timeout_s: float) -> Serve
         return DeadlineExceededError(f"no answer within {timeout_s:g} s")
     if isinstance(cause, ClosedPoolError):
         return closed()
+    # HTTP/2, and so gRPC, begins with a SETTINGS frame: three bytes of length, then its type.
+    if isinstance(cause, http.client.BadStatusLine) and cause.args[0][3:5] == "\x04\x00":
+        return ServerError(
+            f"this port speaks gRPC, not HTTP: use grpc://{address}, or the server's HTTP port "
+            "(8000 by default)"
+        )
     return ServerUnreachableError(
         f"{address}: the server, or a proxy before it, closed the connection without a complete "
         f"answer: {str(cause) or type(cause).__name__}"
