@@ -170,6 +170,8 @@ def _read_png(stream: IO[bytes], image: Image.Image) -> Contents:
         if kind in _KEPT_CHUNKS:
             if len(kept) + len(content) < _KEPT_CHUNKS_LIMIT_BYTES:
                 kept += png_chunk(kind, content)
+            else:
+                left_out.append("text of more than 8 MB")
         elif kind == b"pHYs" and content[8:] == b"\0" and content[:4] != content[4:8]:
             left_out.append("shape of its pixels (pHYs)")
         elif kind in _NAMED_CHUNKS:

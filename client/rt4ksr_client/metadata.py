@@ -63,6 +63,7 @@ _NAMES: Final = {
     "dpi": "resolution",
     "comment": "comment",
 }
+_MOST_NAMES: Final = 8
 _COLOR_CHUNKS: Final = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _SUBSAMPLINGS: Final = (1, 2)  # 4:2:2 and 4:2:0, as Pillow numbers them
 _IPTC_TAG, _XMP_TAG = 33723, 700
@@ -294,13 +295,12 @@ def _without_png_chunks(kept: dict[str, Any], *, gray: bool) -> Iterator[str]:
             kept["icc_profile"] = space.icc_profile(gray=gray)
     except ValueError:
         yield "colour space"
-    if texts := [name for kind, name in map(_text_name, chunks) if kind not in _COLOR_CHUNKS]:
-        yield f"text ({', '.join(dict.fromkeys(texts))})"
-
-
-def _text_name(chunk: tuple[bytes, bytes]) -> tuple[bytes, str]:
-    kind, content = chunk
-    return kind, content.partition(b"\0")[0].decode("latin-1")
+    texts = [content for kind, content in chunks if kind not in _COLOR_CHUNKS]
+    if names := list(
+        dict.fromkeys(text[:79].partition(b"\0")[0].decode("latin-1") for text in texts)
+    ):
+        others = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+        yield f"text ({', '.join(names[:_MOST_NAMES] + others)})"
 
 
 _NO_ROOM_FOR_DPI: Final = "no_room_for_dpi"

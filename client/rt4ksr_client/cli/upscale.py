@@ -85,7 +85,9 @@ class BoxType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Quality of JPEG, WebP and AVIF.  [default: 95, 90, 80]",
 )
 @click.option(
-    "--strip-metadata", is_flag=True, help="Leave out ICC profile, EXIF, XMP, IPTC and DPI."
+    "--strip-metadata",
+    is_flag=True,
+    help="Leave out colour space, EXIF, XMP, IPTC, texts and DPI.",
 )
 @overwrite_option("Replace files that exist; in a folder, also results that are up to date.")
 @click.option(
