@@ -13,10 +13,11 @@ from typing import IO, Any, Final
 
 from PIL import Image, UnidentifiedImageError
 
-from rt4ksr_client import metadata
 from rt4ksr_client.atomic_write import atomic_write, is_stream, write_errors
-from rt4ksr_client.color import ColorSpace, refuse_hdr
-from rt4ksr_client.container import (
+from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.color import ColorSpace, refuse_hdr
+from rt4ksr_client.formats.container import (
     ANIMATED,
     PAGED,
     Contents,
@@ -24,7 +25,6 @@ from rt4ksr_client.container import (
     read_contents,
     unreadable_kind,
 )
-from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import warn
 
 __all__ = [

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from rt4ksr_client import metadata
-from rt4ksr_client.color import refuse_hdr
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.color import refuse_hdr
 from rt4ksr_client.frames import Frame
 
 __all__ = ["PictureWarning", "SideData", "join", "split", "warn"]
@@ -39,7 +39,7 @@ class SideData:
 
     ``alpha``: mode ``L``, of the picture's size, or None for an opaque picture.
     ``gray``: whether the picture is gray.
-    ``info``: its metadata, see :func:`rt4ksr_client.metadata.collect`.
+    ``info``: its metadata, see :func:`rt4ksr_client.formats.metadata.collect`.
     """
 
     alpha: Image.Image | None

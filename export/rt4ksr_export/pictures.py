@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rt4ksr_client import metadata
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import decode
+from rt4ksr_client.formats import metadata
 from rt4ksr_export.degradations import Degradation, Pixels
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from rt4ksr_client import exif
+from rt4ksr_client.formats import exif
 
 NOTE = b"Maker\0" + bytes(range(200))
 THUMBNAIL = b"\xff\xd8" + b"thumbnail" * 50 + b"\xff\xd9"

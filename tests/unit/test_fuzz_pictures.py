@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client import files
-from rt4ksr_client.color import ColorSpace
-from rt4ksr_client.container import png_chunk
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats.color import ColorSpace
+from rt4ksr_client.formats.container import png_chunk
+from rt4ksr_client.formats.sequences import ANIMATED_FORMATS, FrameSequence, Shot, write_sequence
 from rt4ksr_client.pictures import join, split
-from rt4ksr_client.sequences import ANIMATED_FORMATS, FrameSequence, Shot, write_sequence
 
 # Pillow warns about what it reads around; the warnings are not what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore")

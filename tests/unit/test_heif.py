@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from rt4ksr_client import files, metadata
+from rt4ksr_client import files
 from rt4ksr_client.cli.folders import FolderScan
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
 from rt4ksr_client.pictures import PictureWarning, split
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from rt4ksr_client import files, metadata
-from rt4ksr_client.color import ColorSpace
-from rt4ksr_client.container import png_chunk, png_chunks, read_contents
+from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.color import ColorSpace
+from rt4ksr_client.formats.container import png_chunk, png_chunks, read_contents
 from rt4ksr_client.pictures import PictureWarning, join, split
 
 NAMES = {

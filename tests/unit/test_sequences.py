@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from rt4ksr_client import files
+from rt4ksr_client.formats.sequences import ANIMATED_FORMATS, FrameSequence, Shot, write_sequence
 from rt4ksr_client.pictures import PictureWarning
-from rt4ksr_client.sequences import ANIMATED_FORMATS, FrameSequence, Shot, write_sequence
 
 ANIMATED = sorted(ANIMATED_FORMATS)
 

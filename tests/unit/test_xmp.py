@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rt4ksr_client import xmp
+from rt4ksr_client.formats import xmp
 
 GOOGLE = "http://ns.google.com/photos/1.0/"
 

@@ -15,14 +15,15 @@ from typing import IO, Final
 
 from PIL import Image
 
-from rt4ksr_client import files, metadata
+from rt4ksr_client import files
 from rt4ksr_client.atomic_write import copy_to_descriptor
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.cli.output_size import Box, plan_size
 from rt4ksr_client.cli.server import Models
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.sequences import FrameSequence, Shot, write_sequence
 from rt4ksr_client.pictures import join, split, warn
-from rt4ksr_client.sequences import FrameSequence, Shot, write_sequence
 from rt4ksr_client.upscaler import Upscaler
 
 __all__ = ["STREAM", "Result", "Settings", "upscale_file"]

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from PIL import Image
 
-from rt4ksr_client import files, metadata
+from rt4ksr_client import files
 from rt4ksr_client.contract import SIZE_MULTIPLE_PX
 from rt4ksr_client.errors import PictureError
+from rt4ksr_client.formats import metadata
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import SideData
 

@@ -25,8 +25,9 @@ from typing import IO, Any, Final, NamedTuple
 
 from PIL import Image, ImageChops, TiffImagePlugin
 
-from rt4ksr_client import files, metadata
-from rt4ksr_client.container import ANIMATED, PAGED, PNG_SIGNATURE, png_chunk, png_chunks
+from rt4ksr_client import files
+from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.container import ANIMATED, PAGED, PNG_SIGNATURE, png_chunk, png_chunks
 from rt4ksr_client.pictures import warn
 
 __all__ = ["ANIMATED_FORMATS", "FrameSequence", "Shot", "write_sequence"]

@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from rt4ksr_client import xmp
+from rt4ksr_client.formats import xmp
 
 __all__ = [
     "ANIMATED",

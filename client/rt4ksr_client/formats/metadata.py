@@ -23,9 +23,9 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from rt4ksr_client import exif, xmp
-from rt4ksr_client.color import ColorSpace
-from rt4ksr_client.container import png_chunks
+from rt4ksr_client.formats import exif, xmp
+from rt4ksr_client.formats.color import ColorSpace
+from rt4ksr_client.formats.container import png_chunks
 
 __all__ = [
     "KEPT",

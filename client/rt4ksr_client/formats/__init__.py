@@ -1,0 +1,1 @@
+"""What picture files hold beside the pixels: metadata, colour space, frames and pages."""
