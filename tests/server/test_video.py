@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -334,3 +334,28 @@ def test_damaged_sound_is_left_out_and_the_rest_kept(upscaler: Upscaler, tmp_pat
 
     assert len(decoded(tmp_path / "out.mkv")) == done.done >= 45
     assert len(sound_of(tmp_path / "out.mkv")) >= 60
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_the_flag_of_the_default_video_is_kept(
+    upscaler: Upscaler, tmp_path: Path, flag: int
+) -> None:
+    videos = [make_video(tmp_path / f"{n}.mp4", encoder={"bf": "0"}) for n in "ab"]
+    source = tmp_path / "in.mkv"
+    with ExitStack() as stack:
+        output = stack.enter_context(av.open(str(source), "w"))
+        inputs = [stack.enter_context(av.open(str(video))) for video in videos]
+        copies = [output.add_stream_from_template(each.streams.video[0]) for each in inputs]
+        for index, stream in enumerate(copies):
+            stream.disposition = int(index == flag)
+        for container, stream in zip(inputs, copies, strict=True):
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+
+    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+
+    with av.open(str(tmp_path / "out.mkv")) as result:
+        found = [(s.width, bool(s.disposition & 1)) for s in result.streams.video]
+    assert found == [(128, True), (64, False)]

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="the video extra is not installed")
 
+from rt4ksr_client.cli.video import FrameRate
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.video import VideoOptions
 from rt4ksr_client.video.containers import ContainerFormat
@@ -99,6 +101,7 @@ def test_a_format_is_known_by_the_suffix(name: str, options: dict[str, str]) -> 
         ({"codec": "ffv1", "preset": "slow"}, "leave out preset"),
         ({"start_s": 2.0, "end_s": 1.0}, "end must be after it"),
         ({"frames": 0}, "at least 1"),
+        ({"fps": Fraction(0)}, "fps must be above 0"),
     ],
 )
 def test_options_that_contradict_each_other_say_what_to_do(
@@ -142,3 +145,16 @@ def test_a_folder_with_anything_else_in_it_is_not_removed(tmp_path: Path, resume
 
     assert (parts / "holiday.mkv").read_bytes() == b"mine"
     assert not resume or (parts / "000000.mkv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("25", Fraction(25)), ("30000/1001", Fraction(30000, 1001))]
+)
+def test_a_frame_rate_is_a_number_or_a_fraction(text: str, rate: Fraction) -> None:
+    assert FrameRate().convert(text, None, None) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-25", "1/0", "fast", "1001"])
+def test_no_frame_rate_says_what_one_looks_like(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="try 25 or 30000/1001"):
+        FrameRate().convert(text, None, None)

@@ -90,6 +90,7 @@ class Muxer:
             picture: Any = output.add_stream_from_template(first.streams.video[0])
             picture.time_base = self._source.time_base
             picture.metadata.update(kept_metadata(original.metadata))
+            picture.disposition = original.disposition
             copies: dict[int, Stream] = {}
             for index in self._copied:
                 stream = container.streams[index]
