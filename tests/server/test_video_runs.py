@@ -169,7 +169,7 @@ def test_the_command_counts_what_it_repaired(nearest_server: TritonServer, tmp_p
     assert row["frames"] == len(decoded(target)) >= 59
     assert row["damaged_packets"] + row["damaged_frames"] > 0
     assert "in.mkv: damaged packets skipped: 1" in stderr
-    program = started(source, target, nearest_server.grpc_url, "--strict")
+    program = started(source, tmp_path / "strict.mkv", nearest_server.grpc_url, "--strict")
     _, stderr = program.communicate(timeout=60)
     assert program.returncode == 1
     assert "leave out --strict" in stderr
