@@ -328,14 +328,16 @@ def _add(contents: Contents, image: Image.Image, name: str) -> None:
         left_out.append("EXIF (malformed)")
     if left_out:
         info[metadata.LEFT_OUT] = left_out
-    if contents.png_chunks:
-        info["png_chunks"] = contents.png_chunks
+    if contents.png_texts:
+        info["png_texts"] = contents.png_texts
+    if contents.png_color:
+        info["png_color"] = contents.png_color
     elif contents.primaries and contents.transfer and not info.get("icc_profile"):
         # Decoded to RGB of full range, whatever the file's own matrix and range.
         space = ColorSpace.from_codes(contents.primaries, contents.transfer)
         if space is None or not space.is_srgb:
             codes = bytes([contents.primaries & 255, contents.transfer & 255, 0, 1])
-            info["png_chunks"] = png_chunk(b"cICP", codes)
+            info["png_color"] = png_chunk(b"cICP", codes)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from rt4ksr_client.cli.compare import bicubic_beside, compare_page
+from rt4ksr_client.container import png_chunk
 
 
 def pictures_in(page: str) -> list[Image.Image]:
@@ -35,6 +36,15 @@ def test_the_page_holds_both_pictures_in_the_same_size_and_colours() -> None:
     assert [picture.size for picture in pictures] == [(128, 96)] * 2
     profiles = [picture.info["icc_profile"] for picture in pictures]
     assert profiles == [source.info["icc_profile"]] * 2
+
+
+def test_the_page_has_the_colours_of_a_picture_that_states_them_in_numbers() -> None:
+    source, upscaled = Image.new("RGB", (8, 6)), Image.new("RGB", (16, 12))
+    for image in (source, upscaled):
+        image.info["png_color"] = png_chunk(b"cICP", bytes([12, 13, 0, 1]))
+
+    for picture in pictures_in(compare_page(source, upscaled, "in.png")):
+        assert b"Display P3" in picture.info["icc_profile"]
 
 
 def test_the_page_has_no_metadata_but_the_colour_profile() -> None:

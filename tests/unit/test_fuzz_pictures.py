@@ -49,8 +49,9 @@ def whole(format_name: str, *, frames: int = 1) -> bytes:
         shots[0].save(stream, format_name, **options)
         return stream.getvalue()
     if format_name == "PNG":
-        chunks = {b"cICP": b"\x0c\x0d\0\1", b"gAMA": b"\0\1\0\0", b"tEXt": b"Title\0A"}
-        shots[0].info["png_chunks"] = b"".join(png_chunk(*chunk) for chunk in chunks.items())
+        color = {b"cICP": b"\x0c\x0d\0\1", b"gAMA": b"\0\1\0\0"}
+        shots[0].info["png_color"] = b"".join(png_chunk(*chunk) for chunk in color.items())
+        shots[0].info["png_texts"] = png_chunk(b"tEXt", b"Title\0A")
     write_sequence(stream, iter(map(Shot, shots)), format_name, count=frames)
     return stream.getvalue()
 

@@ -135,7 +135,8 @@ def bicubic_beside(source: Image.Image, upscaled: Image.Image) -> tuple[Image.Im
 
 def _data_url(image: Image.Image) -> str:
     format_name = "WEBP" if max(image.size) <= LARGEST_WEBP_PX else "JPEG"
-    # Pages are passed on: keep the colour profile, but not who took the picture and where.
-    image.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    # Pages are passed on: keep the colour space, but not who took the picture and where.
+    color = ("icc_profile", "png_color")
+    image.info = {key: value for key, value in image.info.items() if key in color}
     data = base64.b64encode(encode(image, format_name, quality=QUALITY)).decode()
     return f"data:image/{format_name.lower()};base64,{data}"

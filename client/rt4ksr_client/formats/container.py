@@ -34,10 +34,10 @@ PAGED: Final = frozenset({"TIFF", "DCX"})
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-_KEPT_CHUNKS: Final = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM", b"tEXt", b"zTXt", b"iTXt"})
+_COLOR: Final = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _TEXTS: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _METADATA_TEXTS: Final = (b"XML:com.adobe.xmp\0", b"Raw profile type ", b"Comment\0")
-_KEPT_CHUNKS_LIMIT_BYTES: Final = 8 * 2**20
+_MOST_TEXT_BYTES: Final = 8 * 2**20
 _NAMED_CHUNKS: Final = {
     b"caBX": "Content Credentials (C2PA)",
     b"mDCV": "mastering display (mDCV)",
@@ -72,7 +72,8 @@ class Contents:
         transfer: curve, as numbers of ISO/IEC 23091-2; None where the file has none.
         bits: of a channel, where Pillow reduces them to 8 without a warning.
         icc_profile: empty where Pillow reads it, or there is none.
-        png_chunks: those that another PNG may hold as they are: colour space and texts.
+        png_color: chunks of a PNG that state its colour space, as they are in the file.
+        png_texts: likewise, its texts.
         left_out: names of what no upscaled picture has.
         is_raw: a camera's raw file, of which Pillow reads the small preview.
         is_truncated: a file whose end is missing, where Pillow's decoder does not say so.
@@ -83,7 +84,8 @@ class Contents:
     transfer: int | None = None
     bits: int = 8
     icc_profile: bytes = b""
-    png_chunks: bytes = b""
+    png_color: bytes = b""
+    png_texts: bytes = b""
     left_out: tuple[str, ...] = ()
     is_raw: bool = False
     is_truncated: bool = False
@@ -161,22 +163,30 @@ def _bits(image: Image.Image) -> int:
 def _read_png(stream: IO[bytes], image: Image.Image) -> Contents:
     stream.seek(len(PNG_SIGNATURE))
     primaries = transfer = None
-    kept, left_out = bytearray(), list[str]()
+    color, texts, left_out = bytearray(), bytearray(), list[str]()
     for kind, content in png_chunks(stream, pixels=False):
         if kind in _TEXTS and content.startswith(_METADATA_TEXTS):
             continue
         if kind == b"cICP" and len(content) == 4:
             primaries, transfer = content[0], content[1]
-        if kind in _KEPT_CHUNKS:
-            if len(kept) + len(content) < _KEPT_CHUNKS_LIMIT_BYTES:
-                kept += png_chunk(kind, content)
-            else:
-                left_out.append("text of more than 8 MB")
+        if kind in _COLOR and len(content) <= 32:
+            color += png_chunk(kind, content)
+        elif kind in _TEXTS and len(texts) + len(content) < _MOST_TEXT_BYTES:
+            texts += png_chunk(kind, content)
+        elif kind in _TEXTS:
+            left_out.append("text of more than 8 MB")
         elif kind == b"pHYs" and content[8:] == b"\0" and content[:4] != content[4:8]:
             left_out.append("shape of its pixels (pHYs)")
         elif kind in _NAMED_CHUNKS:
             left_out.append(_NAMED_CHUNKS[kind])
-    return Contents(primaries, transfer, _bits(image), b"", bytes(kept), tuple(left_out))
+    return Contents(
+        primaries,
+        transfer,
+        bits=_bits(image),
+        png_color=bytes(color),
+        png_texts=bytes(texts),
+        left_out=tuple(left_out),
+    )
 
 
 def _read_jpeg(stream: IO[bytes], image: Image.Image) -> Contents:

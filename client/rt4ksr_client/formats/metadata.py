@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,10 +43,10 @@ __all__ = [
     "upright",
 ]
 
-KEPT: Final = ("icc_profile", "exif", "xmp", "iptc", "dpi", "comment", "png_chunks")
+KEPT: Final = ("icc_profile", "exif", "xmp", "iptc", "dpi", "comment", "png_color", "png_texts")
 """Keys of ``info``. ``dpi`` is a pair of floats, pixels per inch across and down; the others are
-bytes: ``iptc`` raw IIM records, ``png_chunks`` those of a PNG (colour space and texts), which also
-stand for the colour space that an AVIF or HEIF states as numbers."""
+bytes: ``iptc`` raw IIM records; ``png_color`` and ``png_texts`` chunks of a PNG, of which the first
+also stand for the colour space that an AVIF or HEIF states in numbers."""
 
 LEFT_OUT: Final = "left_out"
 """In ``info``, names of what the source has and no upscaled picture can have."""
@@ -64,7 +64,6 @@ _NAMES: Final = {
     "comment": "comment",
 }
 _MOST_NAMES: Final = 8
-_COLOR_CHUNKS: Final = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _SUBSAMPLINGS: Final = (1, 2)  # 4:2:2 and 4:2:0, as Pillow numbers them
 _IPTC_TAG, _XMP_TAG = 33723, 700
 _PHOTOSHOP_IPTC, _PHOTOSHOP_XMP, _PHOTOSHOP_EXIF = 0x0404, 0x0424, 0x0422
@@ -118,7 +117,8 @@ def collect(image: Image.Image) -> dict[str, Any]:
         "iptc": read_iptc(image),
         "dpi": read_dpi(image),
         "comment": _as_bytes(image.info.get("comment") or image.info.get("Comment")),
-        "png_chunks": image.info.get("png_chunks"),
+        "png_color": image.info.get("png_color"),
+        "png_texts": image.info.get("png_texts"),
         LEFT_OUT: list(dict.fromkeys(left_out)),
         SUBSAMPLED: image.info.get(SUBSAMPLED) or is_subsampled(image),
     }
@@ -133,8 +133,13 @@ def save_options(image: Image.Image, format_name: str) -> tuple[dict[str, Any], 
     kept = {name: image.info[name] for name in KEPT if image.info.get(name)}
     dropped: list[str] = []
     support = _SUPPORT.get(format_name, FormatSupport(frozenset()))
-    if format_name != "PNG":
-        dropped += _without_png_chunks(kept, gray=image.mode in support.gray_modes)
+    if "png_color" in kept and "png_color" not in support.names:
+        try:
+            _color_as_profile(kept, gray=image.mode in support.gray_modes)
+        except ValueError:
+            dropped.append("colour space")
+    if "png_texts" in kept and "png_texts" not in support.names:
+        dropped.append(_name_of_texts(kept.pop("png_texts")))
     if "xmp" in kept:
         kept["xmp"] = xmp.scale_panorama(kept["xmp"], image.width)
     if not support.can_store_profile(kept.get("icc_profile", b""), image.mode):
@@ -286,21 +291,23 @@ def _photoshop_resource(image: Image.Image, code: int) -> bytes:
     return found if isinstance(found, bytes) else b""
 
 
-def _without_png_chunks(kept: dict[str, Any], *, gray: bool) -> Iterator[str]:
-    """Replace the colour space of a PNG by an ICC profile; name what has no such equivalent."""
-    chunks = list(png_chunks(io.BytesIO(kept.pop("png_chunks", b""))))
-    try:
-        space = ColorSpace.from_png(chunks)
-        if not space.is_srgb and "icc_profile" not in kept:
-            kept["icc_profile"] = space.icc_profile(gray=gray)
-    except ValueError:
-        yield "colour space"
-    texts = [content for kind, content in chunks if kind not in _COLOR_CHUNKS]
-    if names := list(
-        dict.fromkeys(text[:79].partition(b"\0")[0].decode("latin-1") for text in texts)
-    ):
-        others = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
-        yield f"text ({', '.join(names[:_MOST_NAMES] + others)})"
+def _color_as_profile(kept: dict[str, Any], *, gray: bool) -> None:
+    """Replace the colour space of a PNG by an ICC profile, unless the picture has one or is sRGB.
+
+    Raises:
+        ValueError: no profile describes it.
+
+    """
+    space = ColorSpace.from_png(png_chunks(io.BytesIO(kept.pop("png_color"))))
+    if not space.is_srgb and "icc_profile" not in kept:
+        kept["icc_profile"] = space.icc_profile(gray=gray)
+
+
+def _name_of_texts(chunks: bytes) -> str:
+    keys = [content[:79].partition(b"\0")[0] for _, content in png_chunks(io.BytesIO(chunks))]
+    names = list(dict.fromkeys(key.decode("latin-1") for key in keys))
+    more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return f"text ({', '.join(names[:_MOST_NAMES] + more)})"
 
 
 _NO_ROOM_FOR_DPI: Final = "no_room_for_dpi"
@@ -334,7 +341,8 @@ def _jpeg(kept: dict[str, Any]) -> dict[str, Any]:
 
 def _png(kept: dict[str, Any]) -> dict[str, Any]:
     texts = PngImagePlugin.PngInfo()
-    for kind, content in png_chunks(io.BytesIO(kept.pop("png_chunks", b""))):
+    chunks = kept.pop("png_color", b"") + kept.pop("png_texts", b"")
+    for kind, content in png_chunks(io.BytesIO(chunks)):
         texts.add(kind, content)
     if packet := kept.pop("xmp", b""):
         texts.add_itxt("XML:com.adobe.xmp", packet.decode("utf-8", "replace"))
