@@ -300,6 +300,21 @@ def test_a_reader_of_standard_output_that_stops_does_not_hold_the_command(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "link.png"])
+def test_standard_output_by_any_name_gets_the_picture_and_nothing_else(
+    nearest_server: TritonServer, tmp_path: Path, target: str
+) -> None:
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "link.png").symlink_to("/proc/self/fd/1")
+    command = [*PROGRAM, "a.jpg", target, "--format", "png", "--url", nearest_server.grpc_url]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+
+    assert done.stdout.endswith(b"IEND\xaeB`\x82")
+    assert done.stdout.startswith(b"\x89PNG")
+    assert (tmp_path / "link.png").is_symlink()
+
+
 @contextmanager
 def started(*arguments: str, stdout: int | None = None) -> Iterator[subprocess.Popen[str]]:
     program = subprocess.Popen(

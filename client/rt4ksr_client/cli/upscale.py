@@ -158,7 +158,7 @@ def upscale(
         or (output is not None and output.endswith(os.sep))
         or (target not in (None, STREAM) and is_folder(target))
     )
-    report = Report(as_json, quiet=target == STREAM, verbose=verbosity(context) > 0)
+    report = Report(as_json, quiet=_is_stdout(target), verbose=verbosity(context) > 0)
     with server.models([DEFAULT_MODELS[s].name for s in scales], scale) as models:
         label = ""
         if target is None:
@@ -211,6 +211,16 @@ def _to_path(word: str) -> Path:
         raise click.UsageError("a name is empty")
     path = Path(word)
     return path.absolute() if path == STREAM and word != str(STREAM) else path
+
+
+def _is_stdout(target: Path | None) -> bool:
+    """Whether the picture goes to standard output, which may have another name: /dev/stdout."""
+    if target is None or target == STREAM:
+        return target == STREAM
+    try:
+        return os.path.samestat(target.stat(), os.fstat(sys.stdout.fileno()))
+    except OSError:  # not a file of the system, as in tests
+        return False
 
 
 def upscale_one(
