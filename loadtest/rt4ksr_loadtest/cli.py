@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rt4ksr_client.cli.console import printable
-from rt4ksr_client.cli.options import verbose_option, verbosity
+from rt4ksr_client.cli.options import overwrite_option, verbose_option, verbosity
+from rt4ksr_client.cli.process import MALLOC_ENVIRONMENT
 from rt4ksr_client.cli.server import local_server
+from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.connection import DEFAULT_URL
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest.options import OPTIONS, Option
@@ -91,6 +94,7 @@ def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N",
     help="Processes on this machine that generate the load. Default: 1.",
 )
+@overwrite_option("Replace the result and reports in the folder of --out.")
 @verbose_option
 @click.pass_context
 def loadtest(
@@ -101,6 +105,7 @@ def loadtest(
     model_repository: Path | None,
     users: int | None,
     processes: int | None,
+    overwrite: bool,
     **texts: str | None,
 ) -> None:
     """Measure a Triton server under load: 4K frames per second, latency, and correct answers.
@@ -120,6 +125,9 @@ def loadtest(
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if ctx.invoked_subcommand is not None:
         return
+    if texts["out"] is not None:
+        for name in ("result.json", "report.html", "report.md"):
+            check_target(Path(texts["out"], name), overwrite=overwrite, option="--out")
     profile, is_open = str(texts["load_profile"]), texts["fps"] is not None
     flags: dict[str, object] = {
         "--users": users or default_users(profile, is_open=is_open),
@@ -147,7 +155,9 @@ def run_locust(arguments: Sequence[str]) -> int:
     Ctrl-C reaches Locust as well as this process, which waits for it: the report comes first.
     """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"]
-    process = subprocess.Popen([*command, "--only-summary", *arguments])
+    process = subprocess.Popen(
+        [*command, "--only-summary", *arguments], env={**MALLOC_ENVIRONMENT, **os.environ}
+    )
     previous = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
@@ -177,9 +187,10 @@ def run_locust(arguments: Sequence[str]) -> int:
     metavar="SHARE",
     help="How much worse B's figures may be, as a share of A's.",
 )
+@overwrite_option("Replace the page if it exists.")
 @click.pass_context
 def compare_command(
-    ctx: click.Context, a: Path, b: Path, output: Path | None, noise_share: float
+    ctx: click.Context, a: Path, b: Path, output: Path | None, noise_share: float, overwrite: bool
 ) -> None:
     """Compare two runs: A the earlier, B the later, each a folder or its result.json.
 
@@ -189,16 +200,18 @@ def compare_command(
     The exit code is 1 if B's goodput, p50, p99 or share of failures is worse by more than the
     margin.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
+    if output is not None:
+        for path in (a, b):
+            file = path / "result.json" if path.is_dir() else path
+            if output.exists() and file.exists() and output.samefile(file):
+                raise LoadTestError(
+                    f"{printable(output)} is one of the results: give another name with -o"
+                )
+        check_target(output, overwrite=overwrite)
     earlier, later = read_result(a), read_result(b)
     comparison = compare_runs(earlier, later, (printable(a), printable(b)), noise_share)
     print_comparison(comparison)
     if output is not None:
-        for path in (a, b):
-            file = path / "result.json" if path.is_dir() else path
-            if output.exists() and output.samefile(file):
-                raise LoadTestError(
-                    f"{printable(output)} is one of the results: give another name with -o"
-                )
         write_text({output: compare_page(comparison, earlier, later)})
         click.echo(f"{printable(output)}: open it in a browser")
     if comparison.regressed:

@@ -96,3 +96,7 @@ def test_the_shipped_weights_beat_bicubic_on_a_photograph_outside_their_training
     assert gains["clean"] > 0.1
     with Image.open(plot) as drawn:
         assert drawn.width > 500
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--data", data, "--scale", str(scale), "--plot", plot])
+    assert ended.value.code == 1
+    assert "gains.png: the file exists: --overwrite" in capsys.readouterr().err

@@ -137,6 +137,21 @@ def test_the_page_does_not_overwrite_a_result(tmp_path: Path) -> None:
 
     assert isinstance(outcome.exception, LoadTestError)
     assert result.read_text().startswith("{")
+    outcome = compared(tmp_path, samples.run(), samples.run(), "-o", str(result), "--overwrite")
+    assert isinstance(outcome.exception, LoadTestError)
+    assert result.read_text().startswith("{")
+
+
+def test_a_page_that_exists_is_only_replaced_on_demand(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+
+    kept = compared(tmp_path, samples.run(), samples.run(), "-o", str(page))
+
+    assert "page.html: the file exists: --overwrite replaces it" in str(kept.exception)
+    assert page.read_text() == "mine"
+    compared(tmp_path, samples.run(), samples.run(), "-o", str(page), "--overwrite")
+    assert page.read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize("noise", ["-0.1", "1", "nan"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import click
 import pytest
@@ -70,7 +73,7 @@ def test_every_option_is_on_both_command_lines_and_in_the_form() -> None:
         assert parser.help[row.name] == row.help
         assert row.name in parser.form or row.flag == "--profile"  # there Locust asks for users
     assert {p.name for p in cli.loadtest.params} - {row.name for row in OPTIONS} == {
-        *("url", "local", "model_repository", "users", "processes", "verbose"),
+        *("url", "local", "model_repository", "users", "processes", "overwrite", "verbose"),
     }
     from_table = [field for field in fields(LoadOptions) if field.metadata]
     assert len(from_table) == len(OPTIONS)
@@ -140,6 +143,45 @@ def test_the_command_rejects_invalid_values_as_usage_errors() -> None:
 
     assert outcome.exit_code == 2
     assert "'soon': expected seconds, e.g. 90, 120s, 10m or 1h" in outcome.output
+
+
+@pytest.mark.parametrize("name", ["result.json", "report.html", "report.md"])
+def test_results_of_another_run_are_only_replaced_on_demand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    passed = fake_locust(monkeypatch)
+    (tmp_path / name).write_text("earlier")
+
+    kept = CliRunner().invoke(cli.loadtest, ["--out", str(tmp_path)])
+
+    assert f"{name}: the file exists: --overwrite replaces it, --out" in str(kept.exception)
+    assert not passed
+    replaced = CliRunner().invoke(cli.loadtest, ["--out", str(tmp_path), "--overwrite"])
+    assert replaced.exit_code == 7
+    assert f"--out={tmp_path}" in passed
+
+
+def test_locust_keeps_the_memory_of_frames_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environments = []
+
+    class Ended:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            environments.append(env)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    cli.run_locust([])
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000")
+    cli.run_locust([])
+
+    thresholds = [environment["MALLOC_MMAP_THRESHOLD_"] for environment in environments]
+    assert thresholds == [str(32 << 20), "1000"]
+    assert all(environment["PATH"] == os.environ["PATH"] for environment in environments)
 
 
 def test_help_has_no_percent_sign_for_argparse_to_interpret() -> None:

@@ -316,12 +316,28 @@ def test_training_and_fine_tuning_from_the_command_line(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("\n".join(f"{name} = {value}" for name, value in SMALL.items()))
     common = ["--data", str(photographs), "--recipe", str(recipe), "--iterations", "2"]
+    mine = tmp_path / "mine" / "log.csv"
+    mine.parent.mkdir()
+    mine.write_text("mine")
 
     for extra, name in ((["--scale", "2"], "a"), (["--scale", "2", "--init", "rt4ksr_x2"], "b")):
         with pytest.raises(SystemExit) as ended:
             main(["train", *common, *extra, "-o", str(tmp_path / f"{name}.safetensors")])
         assert not ended.value.code
         assert load_network(tmp_path / f"{name}.safetensors").architecture == Architecture(2)
+
+    for options, reason in (
+        (["-o", str(tmp_path / "a.safetensors")], "a.safetensors: the file exists: --overwrite"),
+        (
+            ["-o", str(tmp_path / "d"), "--run", str(mine.parent)],
+            "log.csv: the file exists: --",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *common, "--scale", "2", *options])
+        assert ended.value.code == 1
+        assert reason in capsys.readouterr().err
+    assert mine.read_text() == "mine"
 
     with pytest.raises(SystemExit) as ended:
         main(["train", *common, "--scale", "3", "--init", "rt4ksr_x2", "-o", str(tmp_path / "c")])

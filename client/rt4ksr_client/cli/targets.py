@@ -38,8 +38,16 @@ Identity = tuple[int, int]
 """Device and inode: the same for every spelling of a path, and for hard links."""
 
 
-def check_target(target: Path, source: Path | None = None, *, overwrite: bool) -> None:
+def check_target(
+    target: Path, source: Path | None = None, *, overwrite: bool, option: str = "-o"
+) -> None:
     """Reject a target that would cost the user a file; call it before the work.
+
+    Args:
+        target: the file to write.
+        source: the file it is made from.
+        overwrite: whether another file may be replaced.
+        option: the option that names the target.
 
     Raises:
         Rt4ksrError: ``target`` is ``source``, a folder, or an existing file without ``overwrite``.
@@ -50,11 +58,13 @@ def check_target(target: Path, source: Path | None = None, *, overwrite: bool) -
         return
     name = printable(target)
     if source is not None and found == identity_of(source):
-        raise Rt4ksrError(f"{name}: this is the source itself: give another name with -o")
+        raise Rt4ksrError(f"{name}: this is the source itself: give another name with {option}")
     if is_folder(target):
-        raise Rt4ksrError(f"{name}: a folder has this name: give another one with -o")
+        raise Rt4ksrError(f"{name}: a folder has this name: give another one with {option}")
     if not overwrite:
-        raise Rt4ksrError(f"{name}: the file exists: --overwrite replaces it, -o writes elsewhere")
+        raise Rt4ksrError(
+            f"{name}: the file exists: --overwrite replaces it, {option} writes elsewhere"
+        )
 
 
 def identity_of(path: Path) -> Identity | None:

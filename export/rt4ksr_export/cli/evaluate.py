@@ -15,9 +15,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rt4ksr_client import Upscaler
+from rt4ksr_client.cli.options import overwrite_option
+from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.files import atomic_write
+from rt4ksr_client.files import atomic_write, write_errors
 from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.degradations import Pixels
 from rt4ksr_export.evaluation import (
@@ -75,6 +77,7 @@ PIPED_COLUMNS = 120
     type=click.Path(path_type=Path, dir_okay=False),
     help="Plot each picture's gain over bicubic to this PNG.",
 )
+@overwrite_option("Replace the plot if it exists.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print every score as JSON instead of the table."
 )
@@ -86,6 +89,7 @@ def evaluate_command(
     model: str | None,
     video: bool,
     plot: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Measure PSNR and SSIM of weights, or of a running server, against bicubic interpolation.
@@ -100,6 +104,8 @@ def evaluate_command(
     compression of quality 90 and 75 (--video: H.264), and compared with the original: 8-bit values,
     without a border of twice the scale; Y is that of BT.601.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
+    if plot is not None:
+        check_target(plot, overwrite=overwrite, option="--plot")
     console = Console(stderr=True)
     paths = find_pictures(data)
     conditions = FRAMES if video else PHOTOGRAPHS
@@ -124,7 +130,7 @@ def evaluate_command(
         raise PictureError("no picture could be scored: see the reasons above")
     rows = summary_table(scores, BASELINE)
     if plot is not None:
-        with atomic_write(plot) as temporary:
+        with write_errors(str(plot)), atomic_write(plot, replace=overwrite) as temporary:
             plot_gains(scores, BASELINE, temporary)
     if as_json:
         summary = [asdict(row) for row in rows]

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rt4ksr_client.cli.options import overwrite_option
+from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_export.checkpoint import load_network, resolve_weights, save_network
 from rt4ksr_export.degradations import PRESETS
@@ -29,7 +31,7 @@ from rt4ksr_export.pictures import (
 )
 from rt4ksr_export.training.initialization import initial_network
 from rt4ksr_export.training.recipe import Recipe, load_recipe
-from rt4ksr_export.training.run import LogRow, Run
+from rt4ksr_export.training.run import FILE_NAMES, LogRow, Run
 from rt4ksr_export.training.trainer import Trainer, Validation
 
 VALIDATION_PICTURES = 8
@@ -90,6 +92,7 @@ _folders = click.Path(path_type=Path)
     help="Folder for state, log, plot and preview, from which a training is resumed.  [default: "
     "beside the output]",
 )
+@overwrite_option("Replace the output, and files in a folder of --run without a training.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 def train(
     data: tuple[Path, ...],
@@ -102,6 +105,7 @@ def train(
     iterations: int | None,
     seed: int | None,
     run_folder: Path | None,
+    overwrite: bool,
     threads: int | None,
 ) -> None:
     """Train or fine-tune weights on a folder of pictures.
@@ -127,7 +131,11 @@ def train(
         seed=seed,
     )
     output = output or Path(f"my_x{settings.scale}.safetensors")
+    check_target(output, overwrite=overwrite)
     run = Run(run_folder or output.with_suffix(".run"))
+    if not run.has_state():
+        for name in FILE_NAMES:
+            check_target(run.folder / name, overwrite=overwrite, option="--run")
     console = Console(stderr=True)
     if init is None:
         network = initial_network(Architecture(settings.scale), settings.seed)

@@ -19,7 +19,9 @@ from rt4ksr_client.errors import CheckpointError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_export.training.recipe import Recipe
 
-__all__ = ["LogRow", "Run"]
+__all__ = ["FILE_NAMES", "LogRow", "Run"]
+
+FILE_NAMES = ("state.pt", "log.csv", "log.png", "preview.png", "weights.safetensors")
 
 _COLUMNS = ("iteration", "seconds", "learning_rate", "loss", "psnr_db", "bicubic_psnr_db")
 
@@ -63,6 +65,10 @@ class Run:
         except OSError as exc:
             raise CheckpointError(f"{folder}: cannot be created: {exc}") from exc
 
+    def has_state(self) -> bool:
+        """Whether there is a training to resume."""
+        return (self.folder / "state.pt").exists()
+
     @property
     def weights_path(self) -> Path:
         """Path of the averaged weights."""
@@ -76,7 +82,7 @@ class Run:
 
         """
         path = self.folder / "state.pt"
-        if not path.exists():
+        if not self.has_state():
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
