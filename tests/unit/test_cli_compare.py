@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from rt4ksr_client.cli.compare import bicubic_beside, compare_page
-from rt4ksr_client.container import png_chunk
+from rt4ksr_client.formats.container import png_chunk
 
 
 def pictures_in(page: str) -> list[Image.Image]:
