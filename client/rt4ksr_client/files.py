@@ -41,6 +41,7 @@ __all__ = [
     "on_white",
     "open_picture",
     "read_errors",
+    "read_stream",
     "readable_suffixes",
     "save_picture",
     "write_errors",
@@ -71,6 +72,8 @@ _HEIF_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif"})
 _NOT_PICTURES: Final = frozenset(
     {"MPEG", "PDF", "EPS", "WMF", "PS", "BUFR", "GRIB", "HDF5", "IPTC"}
 )
+_STREAM_BLOCK_BYTES: Final = 1 << 20
+_LARGEST_STREAM_BYTES: Final = 2 * 10**9
 _opening = threading.Lock()
 
 
@@ -120,7 +123,10 @@ def decode(
     """
     with read_errors(name):
         if isinstance(source, Path) and is_stream(source):
-            source = io.BytesIO(source.read_bytes())  # a FIFO can be read once
+            if source.is_char_device() or source.is_block_device():  # perhaps without an end
+                raise PictureError(f"{name}: a device, not a picture")
+            with source.open("rb") as opened:
+                source = read_stream(opened, name)
         with _opened(source) as stream:
             start = stream.read(12)
         is_heif = formats is None and start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
@@ -155,6 +161,25 @@ def decode(
     if contents.bits > 8:
         warn(f"{name}: {contents.bits} bits per channel: upscaled and written with 8")
     return image
+
+
+def read_stream(stream: IO[bytes], name: str) -> io.BytesIO:
+    """Return the rest of ``stream``, for example a pipe, as a file that can seek.
+
+    Raises:
+        PictureError: more than 2 GB, which no picture has.
+
+    """
+    content = io.BytesIO()
+    while block := stream.read(_STREAM_BLOCK_BYTES):
+        content.write(block)
+        if content.tell() > _LARGEST_STREAM_BYTES:
+            raise PictureError(
+                f"{name}: more than {_LARGEST_STREAM_BYTES // 10**9} GB, and not at its end: not a "
+                "picture"
+            )
+    content.seek(0)
+    return content
 
 
 def readable_suffixes() -> frozenset[str]:

@@ -131,3 +131,16 @@ def test_the_largest_picture_of_a_format_can_be_written_and_read(name: str, long
     data = files.encode(Image.new("RGB", (longest, 8)), name)
 
     assert files.decode(io.BytesIO(data), "large").size == (longest, 8)
+
+
+def test_a_pipe_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_STREAM_BYTES", 5_000_000)
+
+    with Path("/dev/zero").open("rb") as endless, pytest.raises(PictureError, match="more than"):
+        files.read_stream(endless, "standard input")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/urandom"])
+def test_a_device_is_not_read(device: str) -> None:
+    with pytest.raises(PictureError, match="a device, not a picture"):
+        files.open_picture(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 import tempfile
@@ -150,7 +149,7 @@ def _decode(source: Path, max_px: int | None) -> Image.Image:
     if sys.stdin is None:
         raise PictureError(f"{name}: it is closed: give the name of a file")
     with files.read_errors(name):
-        content = io.BytesIO(sys.stdin.buffer.read())
+        content = files.read_stream(sys.stdin.buffer, name)
     return files.decode(content, name, max_px=max_px)
 
 
