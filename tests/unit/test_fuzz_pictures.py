@@ -24,7 +24,7 @@ MUTANTS = 400
 HEADER_BYTES = 200
 KEEPING = ANIMATED_FORMATS | {"TIFF"}
 READ_ONLY = ("JPEG2000", "MPO", "HEIF")
-TARGETS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")
+TARGETS = ("PNG", "JPEG", "WEBP", "TIFF")
 XMP = b'<x xmlns:C="http://ns.google.com/photos/1.0/container/" C:a="1"><C:b>2</C:b></x>'
 
 

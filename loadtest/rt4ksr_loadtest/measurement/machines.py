@@ -31,6 +31,9 @@ STAGES: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 PACKAGES: Final = ("rt4ksr-triton", "locust", "gevent", "tritonclient", "grpcio", "numpy")
 METRICS_PORT: Final = 8002
 MONITOR_TIMEOUT_S: Final = 2.0
+FIRST_READING_TIMEOUT_S: Final = 10.0
+"""A later reading may be missed. Without the first, answers would be missing from the counts."""
+
 STATUS_TIMEOUT_S: Final = 5.0
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
@@ -55,6 +58,7 @@ class ServerMonitor:
         self._metrics_answered: bool | None = None
         self._process: psutil.Process | None = None
         self._cpu_at_s: tuple[float, float] | None = None
+        self._was_read = False
         self._last: dict[str, int] | None = None
 
     @property
@@ -75,8 +79,10 @@ class ServerMonitor:
         self._transport.close()
 
     def _count_growth(self) -> dict[str, int]:
+        timeout_s = MONITOR_TIMEOUT_S if self._was_read else FIRST_READING_TIMEOUT_S
+        self._was_read = True
         try:
-            rows = self._transport.model_statistics(Call(MONITOR_TIMEOUT_S))
+            rows = self._transport.model_statistics(Call(timeout_s))
         except ServerError as exc:
             logger.debug("statistics not read: %s", exc)
             return {}
