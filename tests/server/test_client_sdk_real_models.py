@@ -62,9 +62,12 @@ def test_map_keeps_the_server_busy_while_the_caller_works(server: TritonServer) 
         open_transport(Connection(server.grpc_url, "grpc")) as watching,
         Upscaler(server.grpc_url, scale=2, transport="shm") as upscaler,
     ):
-        begin_s = time.monotonic()
-        upscaler.upscale(frame)
-        one_s = time.monotonic() - begin_s
+        times_s = []
+        for _ in range(4):  # the first one of a size is slower, and other programs run
+            begin_s = time.monotonic()
+            upscaler.upscale(frame)
+            times_s.append(time.monotonic() - begin_s)
+        one_s = min(times_s)
         before_s = busy_s(watching, "rt4ksr_x2")
         begin_s = time.monotonic()
         for _ in upscaler.map(frame for _ in range(20)):
