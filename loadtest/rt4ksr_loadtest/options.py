@@ -84,7 +84,7 @@ class Option:
 def option(
     flag: str,
     parse: Callable[[str], Any],
-    help: str,  # noqa: A002
+    help: str,  # noqa: A002 - as click and argparse call it
     **row: Any,
 ) -> dict[str, Option]:
     """Return the metadata of a field whose value comes from an :class:`Option`."""

@@ -140,7 +140,7 @@ class Drawing:
             text = text.replace(colour, variable)
         label = Markup('<svg role="img" aria-label="{}" ').format(description)
         # matplotlib escapes texts; the prolog before <svg is not HTML.
-        self.svg = label + Markup(text[text.index("<svg ") + 5 :])  # noqa: S704
+        self.svg = label + Markup(text[text.index("<svg ") + 5 :])  # noqa: S704 - see above
 
 
 @contextmanager
