@@ -173,3 +173,29 @@ def test_the_command_counts_what_it_repaired(nearest_server: TritonServer, tmp_p
     _, stderr = program.communicate(timeout=60)
     assert program.returncode == 1
     assert "leave out --strict" in stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2024-05-01T12:30:45", "http:x", "-y", "50%d", "a\nb|c'd\\ [e]", "x" * 251, "ä" * 125],
+    ids=["colons", "protocol", "dash", "percent", "newline and quotes", "255 bytes", "umlauts"],
+)
+def test_a_name_may_have_any_characters(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, target = Path(f"{name}.mkv"), Path(f"{name}.mp4")
+    make_video(source, frames=8)
+    options = VideoOptions(preset="ultrafast", segment_frames=4)
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 6:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        upscale_video(source, target, upscaler, options, on_progress=stop)
+    done = upscale_video(source, target, upscaler, options, resume=True)
+
+    assert (done.done, done.resumed) == (8, 4)
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, target.name}
+    assert len(decoded(target)) == 8

@@ -15,6 +15,7 @@ import pytest
 av = pytest.importorskip("av", reason="the video extra is not installed")
 
 from rt4ksr_client.video import VideoOptions  # noqa: E402
+from rt4ksr_client.video.containers import ffmpeg_url  # noqa: E402
 
 UNIT = Fraction(1, 90000)
 FAST = VideoOptions(preset="ultrafast", crf=4)
@@ -56,7 +57,7 @@ def make_video(
 ) -> Path:
     """``colour``: number of the matrix, 1 for limited or 2 for full range."""
     matrix, levels = colour
-    with av.open(str(path), "w") as container:
+    with av.open(ffmpeg_url(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"crf": "4"} | encoder)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
@@ -91,7 +92,7 @@ def _add_tone(container: Any, stream: Any, duration_s: float) -> None:
 
 
 def decoded(path: Path) -> list[Any]:
-    with av.open(str(path)) as container:
+    with av.open(ffmpeg_url(path)) as container:
         return list(container.decode(video=0))
 
 
@@ -108,14 +109,14 @@ def centre(frame: Any) -> npt.NDArray[np.int64]:
 
 
 def sound_of(path: Path) -> list[tuple[Fraction, bytes]]:
-    with av.open(str(path)) as container:
+    with av.open(ffmpeg_url(path)) as container:
         packets = container.demux(audio=0)
         return [(p.pts * p.time_base, bytes(p)) for p in packets if p.size]
 
 
 def stored_without_times(source: Path, target: Path) -> Path:
     """Copy a video into a container that stores frames in the order of decoding, without times."""
-    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+    with av.open(ffmpeg_url(source)) as container, av.open(ffmpeg_url(target), "w") as output:
         original = container.streams.video[0]
         stream: Any = output.add_stream_from_template(original)
         for index, packet in enumerate(container.demux(original)):

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import av
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
 
 from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError, VideoError
 
-__all__ = ["ContainerFormat", "open_input", "read_errors", "write_errors"]
+__all__ = [
+    "ContainerFormat",
+    "ffmpeg_url",
+    "is_cover",
+    "kept_metadata",
+    "open_input",
+    "read_errors",
+    "write_errors",
+]
 
 FORMATS: Final = {
     ".mkv": "matroska",
@@ -24,6 +37,11 @@ FORMATS: Final = {
     ".mov": "mov",
 }
 """FFmpeg's names of the formats that are written, by suffix."""
+
+PICTURE_TYPES: Final = {"mjpeg": "image/jpeg", "png": "image/png", "gif": "image/gif"}
+"""MIME types of pictures that can be attached to a Matroska file, by codec."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,94 @@ class ContainerFormat:
         """FFmpeg's options of the muxer: players can start before they have read an MP4's end."""
         return {"movflags": "+faststart"} if self.name in ("mp4", "mov") else {}
 
+    def open(self, path: Path, *, through_tee: bool = False) -> OutputContainer:
+        """Open ``path`` for writing; ``through_tee`` see :meth:`takes`."""
+        url = ffmpeg_url(path)
+        if through_tee:
+            escaped = re.sub(r"[\\'|\s]", r"\\\g<0>", url)
+            options = "".join(f":{key}={value}" for key, value in self.muxer_options.items())
+            return av.open(f"[f={self.name}{options}]{escaped}", "w", format="tee")
+        return av.open(url, "w", format=self.name, options=self.muxer_options)
+
+    def add_copy(
+        self, output: OutputContainer, stream: Stream, first: Packet[Any] | None
+    ) -> Stream | None:
+        """Add a stream for the packets of ``stream`` to ``output``, with its flags and tags.
+
+        None for what needs no packets: attachments, and cover pictures, which are attachments in
+        Matroska. ``first`` is the first packet of ``stream``, if it has any.
+
+        Raises:
+            ValueError: PyAV does not add such a stream to a file of this format.
+
+        """
+        if is_cover(stream) and self.name in ("matroska", "webm"):
+            kind = PICTURE_TYPES.get(stream.codec_context.name)
+            if kind is None or first is None:
+                raise ValueError("this kind of picture cannot be attached")
+            name = stream.metadata.get("filename", f"cover.{kind.removeprefix('image/')}")
+            output.add_attachment(name, kind, bytes(first))
+            return None
+        # Opaque: without it, PyAV looks for an encoder of the codec.
+        copy = output.add_stream_from_template(stream, opaque=True)
+        copy.metadata.update(kept_metadata(stream.metadata))
+        copy.disposition = stream.disposition
+        return None if stream.type == "attachment" else copy
+
+    def takes(
+        self, stream: Stream, first: Packet[Any] | None, *, through_tee: bool = False
+    ) -> bool:
+        """Whether a file of this format can hold a copy of ``stream``.
+
+        Writes a file with the stream and its ``first`` packet, if it has any, and looks for the
+        stream in it. The packet's times change.
+
+        PyAV does not add codecs that Matroska holds in the manner of AVI, such as WMA and ADPCM.
+        It does add them ``through_tee``, FFmpeg's muxer that passes streams on to another one,
+        though without chapters.
+        """
+        with tempfile.TemporaryDirectory(prefix="rt4ksr-") as folder:
+            path = Path(folder, "probe")
+            try:
+                with self.open(path, through_tee=through_tee) as output:
+                    copy = self.add_copy(output, stream, first)
+                    if copy is None:  # FFmpeg opens no file that has nothing but attachments
+                        copy = output.add_mux_stream("vp8", rate=25, width=16, height=16)
+                        first = Packet(bytes(16))
+                    output.start_encoding()
+                    if first is not None:
+                        first.stream = copy
+                        first.pts = first.dts = first.pts or 0
+                        output.mux(first)
+                with open_input(path) as container:
+                    kinds = [(each.type, is_cover(each)) for each in container.streams]
+            except (av.FFmpegError, ValueError, VideoError) as exc:
+                logger.info("%s cannot hold stream %d: %s", self.name, stream.index, exc)
+                return False
+        return (stream.type, is_cover(stream)) in kinds
+
+
+def ffmpeg_url(path: Path) -> str:
+    """Return the name by which FFmpeg opens ``path``, whatever characters are in it."""
+    return f"file:{path.absolute()}"
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether ``stream`` is a picture of the whole file, such as the cover of an album."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def kept_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Leave out what the muxer writes itself, and what was true of the source's coding only."""
+    technical = {"encoder", "major_brand", "minor_version", "compatible_brands", "handler_name"}
+    technical |= {"duration", "rotate", "bps", "vendor_id"}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in technical
+        and not key.startswith(("_STATISTICS", "NUMBER_OF_", "BPS-", "DURATION-"))
+    }
+
 
 @contextmanager
 def open_input(path: Path) -> Iterator[InputContainer]:
@@ -63,7 +169,7 @@ def open_input(path: Path) -> Iterator[InputContainer]:
 
     """
     with read_errors(path):
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(ffmpeg_url(path), metadata_errors="replace")
     with container:
         yield container
 

@@ -60,7 +60,7 @@ def decode(
 
     """
     clock = ContinuousClock(timing.seams if timing else ())
-    path = Path(container.name)
+    path = Path(container.name.removeprefix("file:"))
     for packet in whole_packets(container, stream, faults):
         if packet.size:
             packet.pts = time_of(packet, container.format.name)

@@ -17,7 +17,12 @@ from av.stream import Stream
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_client.pictures import warn
-from rt4ksr_client.video.containers import ContainerFormat, open_input, write_errors
+from rt4ksr_client.video.containers import (
+    ContainerFormat,
+    kept_metadata,
+    open_input,
+    write_errors,
+)
 from rt4ksr_client.video.decoding import nothing_lost, readable_packets
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment
@@ -82,9 +87,7 @@ class Muxer:
             atomic_write(self._target, replace=replace) as temporary,
             nothing_lost(temporary, sum(len(segment.pts) for segment in segments)),
             self._source.open() as (container, original),
-            av.open(
-                str(temporary), "w", format=self._format.name, options=self._format.muxer_options
-            ) as output,
+            self._format.open(temporary) as output,
             open_input(segments[0].path) as first,
         ):
             picture: Any = output.add_stream_from_template(first.streams.video[0])
@@ -228,15 +231,3 @@ def codec_name(stream: Stream) -> str:
     """Return FFmpeg's name of a stream's codec; empty where it knows none."""
     context = getattr(stream, "codec_context", None)
     return "" if context is None else context.codec.canonical_name
-
-
-def kept_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    """Leave out what the muxer writes itself, and what was true of the source's coding only."""
-    technical = {"encoder", "major_brand", "minor_version", "compatible_brands", "handler_name"}
-    technical |= {"duration", "rotate", "bps", "vendor_id"}
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.lower() not in technical
-        and not key.startswith(("_STATISTICS", "NUMBER_OF_", "BPS-", "DURATION-"))
-    }

@@ -7,8 +7,10 @@ whether a run was interrupted or not, so that both give the same file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from av.video.stream import VideoStream
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_client.video.colours import BT709, from_rgb, pad_for
-from rt4ksr_client.video.containers import write_errors
+from rt4ksr_client.video.containers import ffmpeg_url, write_errors
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.source import TimedFrame, VideoSource
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Segment", "SegmentEncoder", "SegmentFolder"]
 
 IDENTITY_NAME: Final = "run.json"
+MAX_NAME_BYTES: Final = 255
 OWN_NAMES: Final = re.compile(rf"\d{{6}}\.(mkv|json)|{re.escape(IDENTITY_NAME)}|\.rt4ksr-.*")
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class SegmentFolder:
     """
 
     def __init__(self, target: Path, identity: dict[str, Any], *, resume: bool) -> None:
-        self.path = target.with_name(f".{target.name}.parts")
+        self.path = target.with_name(folder_name(target.name))
         identity_file = self.path / IDENTITY_NAME
         if not resume:
             self.remove()
@@ -126,7 +129,7 @@ class SegmentEncoder:
         self._pts: list[int] = []
         self._written = 0
         with self._errors():
-            self._container = av.open(str(path), "w", format="matroska")
+            self._container = av.open(ffmpeg_url(path), "w", format="matroska")
             stream = self._container.add_stream(
                 options.codec, rate=source.rate, options=options.encoder_options
             )
@@ -187,6 +190,15 @@ class SegmentEncoder:
             packet.pts = packet.dts = len(self._pts) - 1
             packet.time_base = 1 / Fraction(self._source.rate)
             self._container.mux(packet)
+
+
+def folder_name(target_name: str) -> str:
+    """Return the name of the folder for a file's segments; a long one is cut, and stays unique."""
+    name = os.fsencode(target_name)
+    if len(name) > MAX_NAME_BYTES - len("..parts"):
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        target_name = f"{name[:200].decode(errors='ignore')}-{digest}"
+    return f".{target_name}.parts"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from rt4ksr_client.contract import MODELS
-from rt4ksr_client.errors import LoadTestError, PictureError
+from rt4ksr_client.errors import LoadTestError, PictureError, VideoError
 from rt4ksr_client.files import open_picture
 from rt4ksr_client.frames import Frame
 from rt4ksr_loadtest.options import LoadOptions
@@ -166,17 +166,16 @@ def _picture_frames(files: Sequence[Path]) -> Iterator[tuple[str, Frame]]:
 
 def _video_frames(path: Path) -> Iterator[tuple[str, Frame]]:
     try:
-        import av
+        from rt4ksr_client.video.containers import open_input, read_errors
     except ModuleNotFoundError:
         raise LoadTestError(
             f"--frames {path}: a video needs PyAV: pip install 'rt4ksr-triton[video]'"
         ) from None
     try:
-        with av.open(str(path)) as container:
+        with open_input(path) as container, read_errors(path):
             for index, frame in enumerate(container.decode(video=0)):
-                pixels: Frame = frame.to_ndarray(format="rgb24")
-                yield f"{path.name} #{index}", pixels
-    except (av.FFmpegError, IndexError) as exc:
+                yield f"{path.name} #{index}", np.asarray(frame.to_ndarray(format="rgb24"))
+    except (VideoError, IndexError) as exc:
         raise LoadTestError(f"--frames {path}: cannot be decoded: {exc}") from exc
 
 
