@@ -18,9 +18,10 @@ from rt4ksr_client.cli.video import FrameRate
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.video import VideoOptions
 from rt4ksr_client.video.containers import ContainerFormat
-from rt4ksr_client.video.muxer import Cut, decode_times
+from rt4ksr_client.video.copies import Cut
 from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentFolder
+from rt4ksr_client.video.timing import decode_times
 
 IDENTITY = {"model": "rt4ksr_x2"}
 
@@ -90,7 +91,6 @@ def test_a_format_is_known_by_the_suffix(name: str, options: dict[str, str]) -> 
     found = ContainerFormat.of(Path(f"out.{suffix}"))
 
     assert (found.name, found.muxer_options) == (name, options)
-    assert {"h264", "hevc", "aac"} <= found.codecs
 
 
 @pytest.mark.parametrize(

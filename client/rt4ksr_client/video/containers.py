@@ -37,6 +37,8 @@ FORMATS: Final = {
     ".mov": "mov",
 }
 """FFmpeg's names of the formats that are written, by suffix."""
+TS_NONSTRICT: Final = 0x20000
+"""FFmpeg's flag of formats in which two packets may have the same time."""
 
 PICTURE_TYPES: Final = {"mjpeg": "image/jpeg", "png": "image/png", "gif": "image/gif"}
 """MIME types of pictures that can be attached to a Matroska file, by codec."""
@@ -46,10 +48,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ContainerFormat:
-    """A format that is written: FFmpeg's name of it, and of the codecs that it can hold."""
+    """A format that is written, by FFmpeg's name of it."""
 
     name: str
-    codecs: frozenset[str]
 
     @classmethod
     def of(cls, target: Path) -> ContainerFormat:
@@ -63,13 +64,28 @@ class ContainerFormat:
         if name is None:
             known = " ".join(FORMATS)
             raise VideoError(f"{target}: unknown video format: try one of {known}")
-        with av.open("/dev/null", "w", format=name) as probe:
-            return cls(name, frozenset(probe.supported_codecs))
+        return cls(name)
 
     @property
     def muxer_options(self) -> dict[str, str]:
         """FFmpeg's options of the muxer: players can start before they have read an MP4's end."""
         return {"movflags": "+faststart"} if self.name in ("mp4", "mov") else {}
+
+    @property
+    def declares_rate(self) -> bool:
+        """Whether files say how long every frame is shown, unless that varies."""
+        return self.name in ("matroska", "webm")
+
+    @property
+    def holds_equal_times(self) -> bool:
+        """Whether two packets of a stream may have the same time."""
+        return bool(av.ContainerFormat(self.name, "w").flags & TS_NONSTRICT)
+
+    def tag(self, stream: Any) -> None:
+        """Mark H.265 as Apple's players expect it."""
+        context = stream.codec_context
+        if self.name in ("mp4", "mov") and context and context.codec.canonical_name == "hevc":
+            context.codec_tag = "hvc1"
 
     def open(self, path: Path, *, through_tee: bool = False) -> OutputContainer:
         """Open ``path`` for writing; ``through_tee`` see :meth:`takes`."""
@@ -103,6 +119,7 @@ class ContainerFormat:
         copy = output.add_stream_from_template(stream, opaque=True)
         copy.metadata.update(kept_metadata(stream.metadata))
         copy.disposition = stream.disposition
+        self.tag(copy)
         return None if stream.type == "attachment" else copy
 
     def takes(

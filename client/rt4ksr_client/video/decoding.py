@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,9 +19,16 @@ from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.video.containers import open_input
-from rt4ksr_client.video.timing import ContinuousClock, Timing, time_of
+from rt4ksr_client.video.timing import VideoClock, time_of
 
-__all__ = ["Faults", "decode", "deinterlaced", "nothing_lost", "readable_packets"]
+__all__ = [
+    "Faults",
+    "decode",
+    "deinterlaced",
+    "nothing_lost",
+    "readable_packets",
+    "streams_found_late",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +42,7 @@ class Faults:
         damaged_frames: frames that were decoded with errors and kept.
         retimed_frames: frames that were given a time, since they had none that can be used.
         rescaled_frames: frames that were scaled to the size of the first one.
+        hidden_frames: frames that the file tells players not to show, by an edit list.
 
     """
 
@@ -41,30 +50,32 @@ class Faults:
     damaged_frames: int = 0
     retimed_frames: int = 0
     rescaled_frames: int = 0
+    hidden_frames: int = 0
 
 
 def decode(
     container: InputContainer,
     stream: VideoStream,
     faults: Faults,
-    timing: Timing | None = None,
+    clock: VideoClock | None = None,
     *,
     strict: bool = False,
 ) -> Iterator[VideoFrame]:
     """Decode the frames of ``stream`` in the order of display; a damaged packet is skipped.
 
-    With ``timing``, the frames' times run on where the file's clock is set anew.
+    With ``clock``, the frames' times run on where the file's clock is set anew.
 
     Raises:
         VideoError: a damaged packet or frame, with ``strict``.
 
     """
-    clock = ContinuousClock(timing.seams if timing else ())
     path = Path(container.name.removeprefix("file:"))
     for packet in whole_packets(container, stream, faults):
         if packet.size:
             packet.pts = time_of(packet, container.format.name)
-            clock.correct_video(packet)
+            faults.hidden_frames += packet.is_discard
+            if clock is not None:
+                clock.correct(packet)
         for frame in decode_packet(packet, faults):
             faults.damaged_frames += frame.is_corrupt
             if strict and (faults.damaged_packets or faults.damaged_frames):
@@ -98,10 +109,15 @@ def readable_packets(container: InputContainer, streams: list[Any]) -> Iterator[
 
 def container_packets(container: InputContainer, streams: list[Any]) -> Iterator[Packet[Any]]:
     """Yield the packets of ``streams``, without those of streams that appear in the middle."""
-    try:
+    with suppress(IndexError):  # PyAV's at the end of a file in which another stream has appeared
         yield from container.demux(streams)
-    except IndexError:  # PyAV's at the end of a file in which another stream has appeared
-        logger.info("%s: a stream that appears in the middle is left out", container.name)
+
+
+def streams_found_late(container: InputContainer) -> list[str]:
+    """Return the kinds of the streams that have appeared since the file was opened."""
+    description: str = container.dumps_format()  # type: ignore[attr-defined]
+    found = re.findall(r"^ *Stream #0:(\d+).*?: (\w+): ", description, re.MULTILINE)
+    return [kind.lower() for index, kind in found if int(index) >= len(container.streams)]
 
 
 def decode_packet(packet: Packet[Any], faults: Faults) -> Iterator[VideoFrame]:

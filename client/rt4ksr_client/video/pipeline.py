@@ -25,6 +25,7 @@ from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
 from rt4ksr_client.video.source import TimedFrame, VideoSource
+from rt4ksr_client.video.timing import VideoClock
 
 __all__ = ["Progress", "upscale_video"]
 
@@ -83,10 +84,11 @@ def upscale_video(
         raise VideoError(f"{target}: this is the source itself: give another name with -o")
     if target.is_file() and not overwrite and not is_stream(target):
         raise VideoError(f"{target}: the file exists")
-    video = VideoSource.probe(source, options)
-    muxer = Muxer(video, target, options)
+    video = VideoSource.probe(source, options, resume=resume)
+    muxer = Muxer(video, target, options, upscaler.served_model.scale)
     folder = SegmentFolder(target, run_identity(video, upscaler, options), resume=resume)
-    progress = encode_segments(video, upscaler, options, folder, on_progress)
+    clock = video.clock()
+    progress = encode_segments(video, upscaler, options, folder, clock, on_progress)
     if not progress.done:
         folder.remove()
         raise VideoError(f"{source}: no frames between start and end")
@@ -100,10 +102,12 @@ def upscale_video(
     warn_of_faults(source, progress.faults)
     if options.end_s is None and options.frames is None:
         last_pts = max(max(segment.pts) for segment in segments)
-        length_s = float((last_pts - video.start_pts) * video.time_base)
-        if length_s < video.duration_s * COMPLETE - 1 / video.rate:
-            warn(f"{source}: ends early, after {length_s:.1f} of {video.duration_s:.1f} seconds")
-    muxer.write(segments, replace=overwrite)
+        warn_if_cut_off(video, last_pts, clock)
+    try:
+        muxer.write(segments, clock.seams, replace=overwrite)
+    except VideoError as exc:
+        kept = f"what is upscaled is kept, and --resume uses it: -o {target.stem}.mkv --resume"
+        raise VideoError(f"{exc}: {kept}") from exc
     folder.remove()
     return progress
 
@@ -113,6 +117,7 @@ def encode_segments(
     upscaler: Upscaler,
     options: VideoOptions,
     folder: SegmentFolder,
+    clock: VideoClock,
     on_progress: Callable[[Progress], object],
 ) -> Progress:
     """Upscale every frame that is not in a finished segment of ``folder`` yet."""
@@ -124,7 +129,7 @@ def encode_segments(
     faults = Faults()
     progress = Progress(resumed, expected_frames(source, options), resumed, faults)
     on_progress(progress)
-    frames = source.frames(options, last, faults)
+    frames = source.frames(options, last, faults, clock)
     if options.frames is not None:
         frames = itertools.islice(frames, max(0, options.frames - resumed))
     with closing(upscaled_frames(frames, upscaler)) as upscaled:
@@ -143,6 +148,16 @@ def encode_segments(
     return progress
 
 
+def warn_if_cut_off(source: VideoSource, last_pts: int, clock: VideoClock) -> None:
+    """Say that the file ends long before its header says."""
+    length_s = float((last_pts - source.start_pts) * source.time_base)
+    if clock.seams or length_s >= source.duration_s * COMPLETE - 1 / source.rate:
+        return
+    length_s = max(length_s, source.last_packet_s())  # sound may be longer than the picture
+    if length_s < source.duration_s * COMPLETE:
+        warn(f"{source.path}: ends early, after {length_s:.1f} of {source.duration_s:.1f} seconds")
+
+
 def warn_of_faults(source: Path, faults: Faults) -> None:
     """Say in a line each what was wrong with the source."""
     lines = {
@@ -150,6 +165,7 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
         "frames decoded with errors, and kept": faults.damaged_frames,
         "frames without a usable time, given one": faults.retimed_frames,
         "frames of another size, scaled to the first one's": faults.rescaled_frames,
+        "frames hidden by the file's edit list, left out as players do": faults.hidden_frames,
     }
     for what, count in lines.items():
         if count:

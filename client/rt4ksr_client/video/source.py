@@ -22,10 +22,23 @@ from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.colours import ACCURATE_BICUBIC, BT709, check_colours, tag_or, to_rgb
 from rt4ksr_client.video.containers import open_input, read_errors
-from rt4ksr_client.video.decoding import Faults, decode, deinterlaced
+from rt4ksr_client.video.decoding import (
+    Faults,
+    decode,
+    deinterlaced,
+    readable_packets,
+    streams_found_late,
+)
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.orientation import Orientation
-from rt4ksr_client.video.timing import Enough, FrameTimes, Timing, in_order_of_time, rate_of
+from rt4ksr_client.video.timing import (
+    FrameTimes,
+    Timing,
+    VideoClock,
+    clock_of,
+    in_order_of_time,
+    rate_of,
+)
 
 __all__ = ["TimedFrame", "VideoSource"]
 
@@ -52,8 +65,8 @@ class VideoSource:
     """A file, and what the output takes over from its video. Sizes are upright, in pixels.
 
     ``time_base`` is the unit of times in seconds, ``rate`` the frames per second, ``aspect`` that
-    of a pixel. ``primaries`` and ``transfer`` are codes of
-    ISO/IEC 23091-2.
+    of a pixel. The first packet of any stream is at ``begin_s``. ``primaries`` and ``transfer`` are
+    codes of ISO/IEC 23091-2.
     """
 
     path: Path
@@ -63,6 +76,7 @@ class VideoSource:
     rate: Fraction
     aspect: Fraction
     start_pts: int
+    begin_s: Fraction
     duration_s: float
     expected_frames: int
     orientation: Orientation
@@ -71,19 +85,25 @@ class VideoSource:
     timing: Timing
 
     @classmethod
-    def probe(cls, path: Path, options: VideoOptions) -> VideoSource:
-        """Look at the packets of a file, its first frame and a few more.
+    def probe(cls, path: Path, options: VideoOptions, *, resume: bool = False) -> VideoSource:
+        """Look at the first packets of a file, its first frame and a few more.
+
+        With ``resume``, or a part that begins later, the file is to be sought: its packets are read
+        to the end where it has no table of their times.
 
         Raises:
             VideoError: no video, or one that would come out wrong.
 
         """
         with open_input(path) as container, read_errors(path):
-            timing = Timing.scan(container, video_stream(container, path), enough_for(options))
+            is_sought = resume or options.start_s is not None
+            has_table = "mp4" in container.format.name
+            until_s = 0.0 if has_table or not is_sought else options.end_s
+            timing = Timing.scan(container, video_stream(container, path), end_s=until_s)
         with open_input(path) as container:
             stream = video_stream(container, path)
             with read_errors(path):
-                frames = decode(container, stream, Faults(), timing)
+                frames = decode(container, stream, Faults(), clock_of(container, stream))
                 frame = next(frames, None)
                 if frame is None:
                     raise VideoError(f"{path}: the video has no frames")
@@ -106,6 +126,8 @@ class VideoSource:
             rate = options.fps or rate_of(stream)
             is_counted = timing.counted or options.fps is not None
             start = timing.first_pts if timing.sorted or frame.pts is None else frame.pts
+            begin_s = max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
+            begin_s = min(begin_s, max(0, start) * Fraction(stream.time_base or 1))
             source = cls(
                 path=path,
                 width_px=size[0],
@@ -114,6 +136,7 @@ class VideoSource:
                 rate=rate,
                 aspect=aspect,
                 start_pts=0 if is_counted else start,
+                begin_s=Fraction(0) if is_counted else begin_s,
                 duration_s=duration_of(container, stream, timing, rate),
                 expected_frames=stream.frames or timing.packets or 0,
                 orientation=orientation,
@@ -174,16 +197,35 @@ class VideoSource:
         with open_input(self.path) as container:
             yield container, video_stream(container, self.path)
 
+    def last_packet_s(self) -> float:
+        """Return how long the file lasts by its packets, of whatever stream, in seconds."""
+        with self.open() as (container, _):
+            ends = (
+                (packet.pts + (packet.duration or 0)) * packet.time_base
+                for packet in readable_packets(container, list(container.streams))
+                if packet.pts is not None and packet.time_base is not None
+            )
+            return float(max(ends, default=Fraction(0)) - self.begin_s)
+
     def pts_at(self, seconds: float) -> int:
         """Return the time ``seconds`` after the first frame, in the unit of ``time_base``."""
         return self.start_pts + round(seconds / self.time_base)
 
+    def clock(self) -> VideoClock:
+        """Return a clock for the packets of the video from its beginning."""
+        with self.open() as (container, stream):
+            return clock_of(container, stream)
+
     def frames(
-        self, options: VideoOptions, after_pts: int | None, faults: Faults
+        self,
+        options: VideoOptions,
+        after_pts: int | None,
+        faults: Faults,
+        clock: VideoClock | None = None,
     ) -> Iterator[TimedFrame]:
         """Decode the frames that ``options`` choose, from the first one after ``after_pts``.
 
-        What is wrong with them is counted in ``faults``.
+        What is wrong with them is counted in ``faults``; ``clock`` has the seams in the end.
 
         Raises:
             VideoError: the file cannot be read, its fields are interlaced, or ``options.strict``
@@ -197,7 +239,8 @@ class VideoSource:
             stream.thread_type = "AUTO"
             if begin > self.start_pts and self.timing.seekable:
                 self.seek(container, stream, begin)
-            decoded = decode(container, stream, faults, self.timing, strict=options.strict)
+            clock = clock or clock_of(container, stream)
+            decoded = decode(container, stream, faults, clock, strict=options.strict)
             frames = self.uniform(decoded, options, faults)
             if options.deinterlace:
                 frames = deinterlaced(frames, stream)
@@ -206,6 +249,9 @@ class VideoSource:
                     break
                 if pts >= begin:
                     yield TimedFrame(pts, self.orientation.apply(to_rgb(frame)))
+            else:
+                for kind in streams_found_late(container):
+                    warn(f"{self.path}: {kind} that begins in the middle of the file: left out")
 
     def seek(self, container: InputContainer, stream: VideoStream, begin: int) -> None:
         """Go to a key frame before ``begin``: some formats are only sought by estimates."""
@@ -275,12 +321,6 @@ def size_error(path: Path, frame: VideoFrame) -> VideoError:
     return VideoError(f"{path}: its size changes to {size}: leave out --strict to scale it back")
 
 
-def enough_for(options: VideoOptions) -> Enough:
-    """Return how much of a file is to be looked at to upscale the part that is asked for."""
-    packets = None if options.frames is None or options.start_s else options.frames + 64
-    return Enough(packets, None if options.end_s is None else options.end_s + 2)
-
-
 def check_fields(frame: VideoFrame, path: Path, options: VideoOptions) -> None:
     """Reject an interlaced frame unless it is to be deinterlaced.
 
@@ -296,8 +336,6 @@ def duration_of(
     container: InputContainer, stream: VideoStream, timing: Timing, rate: Fraction
 ) -> float:
     """Return the length of a video in seconds, 0 where nothing says it."""
-    if timing.seams:
-        return timing.span_s
     if timing.counted:
         return float((timing.packets or 0) / rate)
     if stream.duration and stream.time_base:

@@ -20,11 +20,16 @@ from av.video.stream import VideoStream
 from rt4ksr_client.video.options import MAX_FPS
 
 __all__ = [
+    "JUMP_AHEAD_S",
+    "REORDERED_FRAMES",
     "ContinuousClock",
-    "Enough",
     "FrameTimes",
     "Seam",
     "Timing",
+    "VideoClock",
+    "clock_of",
+    "constant_rate",
+    "decode_times",
     "in_order_of_time",
     "rate_of",
     "time_of",
@@ -35,32 +40,68 @@ REORDERED_FRAMES: Final = 16
 JUMP_BACK_S: Final = 1
 JUMP_AHEAD_S: Final = 10
 """Steps from packet to packet that are taken for a clock set anew, as FFmpeg does."""
+HEAD_PACKETS: Final = 256
+"""Packets of a video that tell how its times are to be taken."""
 TS_DISCONT: Final = 0x200
 """Flag of formats whose clock may jump ahead: MPEG-TS and MPEG-PS."""
 
 
 @dataclass(frozen=True)
 class Seam:
-    """Where the clock of a stream is set anew.
+    """A stretch of a clock that is set anew: it runs from ``begin_s`` to ``end_s``.
 
-    From packet ``index`` of the video on, ``shift_s`` is added to every time. The file's clock
-    runs from ``begin_s`` to ``end_s`` until the next seam.
+    ``shift_s`` is added to the times in it, so that they follow those of the stretch before.
     """
 
-    index: int
     shift_s: Fraction
     begin_s: Fraction
     end_s: Fraction
 
 
+class VideoClock:
+    """Gives packets of the video the times they would have if the file's clock ran through.
+
+    ``step_s`` is the time between two frames.
+    """
+
+    def __init__(self, step_s: Fraction, *, may_jump_ahead: bool) -> None:
+        self._step_s = step_s
+        self._may_jump_ahead = may_jump_ahead
+        self._stretches: list[Seam] = []
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """The stretches so far; none where the clock runs through."""
+        return tuple(self._stretches) if len(self._stretches) > 1 else ()
+
+    def correct(self, packet: Any) -> None:
+        """Shift the times of the next packet, in the order of storage."""
+        time = packet.pts if packet.dts is None else packet.dts
+        if time is None:
+            return
+        time_s = time * packet.time_base
+        last = self._stretches[-1] if self._stretches else Seam(Fraction(0), time_s, time_s)
+        step_s = time_s - (last.end_s - self._step_s)
+        if not self._stretches:
+            self._stretches.append(last)
+        elif step_s < -JUMP_BACK_S or (self._may_jump_ahead and step_s > JUMP_AHEAD_S):
+            last = Seam(last.end_s + last.shift_s - time_s, time_s, time_s)
+            self._stretches.append(last)
+        self._stretches[-1] = replace(last, end_s=time_s + self._step_s)
+        if last.shift_s:
+            shift = round(last.shift_s / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
+
+
 @dataclass(frozen=True)
 class Timing:
-    """What the packets of a video say about time.
+    """What the first packets of a video say about time.
 
     ``packets`` is their number, None if the file was not read to its end. A source is ``seekable``
     where every frame has a time of its own that can be relied on. Times are to be ``sorted`` where
     they are in the order of storage instead of that of display, and are ``counted`` where there
-    are none. ``first_pts`` is the earliest, ``span_s`` the seconds between the first and the last.
+    are none. ``first_pts`` is the earliest.
     """
 
     packets: int | None
@@ -68,46 +109,46 @@ class Timing:
     sorted: bool
     counted: bool
     first_pts: int
-    span_s: float
-    seams: tuple[Seam, ...]
 
     @classmethod
-    def scan(cls, container: InputContainer, stream: VideoStream, enough: Enough) -> Timing:
-        """Read the packets of a video, without decoding them, until there are ``enough``."""
+    def scan(
+        cls, container: InputContainer, stream: VideoStream, *, end_s: float | None = 0.0
+    ) -> Timing:
+        """Read the packets of a video, without decoding them.
+
+        The first ones are enough to know how its times are to be taken. Where it is to be sought,
+        they are read until ``end_s``, in seconds after the first one; None: to the end.
+        """
+        clock = clock_of(container, stream)
         unit = Fraction(stream.time_base or 1)
         known: list[int] = []
-        stored: list[int | None] = []
-        count, has_all = 0, True
-        # What cannot be read is reported when it is decoded; IndexError: see whole_packets.
+        head, count, has_all, is_whole = 0, 0, True, True
+        # What cannot be read is reported when it is decoded; IndexError: see readable_packets.
         with suppress(av.error.InvalidDataError, IndexError):
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
                 count += 1
-                pts = time_of(packet, container.format.name)
+                pts = packet.pts = time_of(packet, container.format.name)
                 has_all &= pts is not None
                 if pts is not None:
                     known.append(pts)
-                stored.append(pts if packet.dts is None else packet.dts)
-                if enough.reached(count, ((stored[-1] or 0) - (stored[0] or 0)) * unit):
+                clock.correct(packet)
+                if count == HEAD_PACKETS:
+                    head = len(known)
+                is_enough = end_s is not None and count >= HEAD_PACKETS
+                if is_enough and (not known or (known[-1] - known[0]) * unit > (end_s or 0)):
+                    is_whole = False
                     break
-            else:
-                enough = Enough()
-        step = 1 / rate_of(stream)
-        may_jump = bool(container.format.flags & TS_DISCONT)
-        seams = tuple(find_seams(without_gaps(stored), unit, step, may_jump))
-        ascending = all(a < b for a, b in itertools.pairwise(known))
-        is_sorted = has_all and not seams and ascending and count > 1
+        first = known[: head or None]
+        ascending = all(a < b for a, b in itertools.pairwise(first))
         unique = has_all and len(set(known)) == len(known)
         return cls(
-            packets=count if enough == Enough() else None,
-            seekable=unique and not seams,
-            sorted=is_sorted,
+            packets=count if is_whole else None,
+            seekable=unique and not clock.seams,
+            sorted=has_all and ascending and count > 1,
             counted=not known,
-            first_pts=min(known, default=0),
-            span_s=float(sum(seam.end_s - seam.begin_s for seam in seams))
-            or float((max(known, default=0) - min(known, default=0)) * unit),
-            seams=seams,
+            first_pts=min(first, default=0),
         )
 
     def checked(self, is_avi: bool, delay: int, frames: Iterable[VideoFrame]) -> Timing:
@@ -123,18 +164,10 @@ class Timing:
         return replace(self, sorted=is_wrong, seekable=self.seekable and not is_wrong)
 
 
-@dataclass(frozen=True)
-class Enough:
-    """How much of a file is looked at: all of it, or a number of packets or seconds."""
-
-    packets: int | None = None
-    duration_s: float | None = None
-
-    def reached(self, packets: int, duration_s: Fraction) -> bool:
-        """Whether this many packets over this many seconds are enough."""
-        return (self.packets is not None and packets >= self.packets) or (
-            self.duration_s is not None and duration_s > self.duration_s
-        )
+def clock_of(container: InputContainer, stream: VideoStream) -> VideoClock:
+    """Return a clock for the packets of a video from the beginning of its file."""
+    may_jump_ahead = bool(container.format.flags & TS_DISCONT)
+    return VideoClock(1 / rate_of(stream), may_jump_ahead=may_jump_ahead)
 
 
 def rate_of(stream: VideoStream) -> Fraction:
@@ -156,58 +189,16 @@ def time_of(packet: Packet[Any], format_name: str) -> int | None:
     return packet.pts if is_credible else None
 
 
-def without_gaps(times: Sequence[int | None]) -> list[int]:
-    """Replace each missing time by the one before it, at the beginning by the first there is."""
-    last = next((time for time in times if time is not None), 0)
-    return [last := last if time is None else time for time in times]
-
-
-def find_seams(
-    stored: Sequence[int], unit: Fraction, step_s: Fraction, may_jump_ahead: bool
-) -> Iterator[Seam]:
-    """Yield the stretches of a clock that is set anew, none where it runs through.
-
-    The continued clock begins at zero: the file's own may begin at any hour.
-
-    ``stored`` are the packets' times in the order of storage, in units of ``unit`` seconds.
-    """
-    begins = [0]
-    for index, (a, b) in enumerate(itertools.pairwise(stored), 1):
-        step = (b - a) * unit
-        if step < -JUMP_BACK_S or (may_jump_ahead and step > JUMP_AHEAD_S):
-            begins.append(index)
-    if len(begins) == 1:
-        return
-    continued_s = Fraction(0)
-    for begin, end in itertools.pairwise([*begins, len(stored)]):
-        begin_s, end_s = stored[begin] * unit, stored[end - 1] * unit + step_s
-        shift_s = continued_s - begin_s
-        yield Seam(begin, shift_s, begin_s, end_s)
-        continued_s = end_s + shift_s
-
-
 class ContinuousClock:
-    """Gives packets of one stream the times that they would have without the ``seams``."""
+    """Gives packets of another stream the times that they would have without the ``seams``."""
 
     def __init__(self, seams: tuple[Seam, ...]) -> None:
         self._seams = seams
         self._current = 0
-        self._index = -1
         self._last_s: Fraction | None = None
-        self._earliest = -(2**62)
-
-    def correct_video(self, packet: Any) -> None:
-        """Shift the times of the next packet of the video."""
-        self._index += 1
-        while (
-            self._current + 1 < len(self._seams)
-            and self._index >= self._seams[self._current + 1].index
-        ):
-            self._current += 1
-        self._shift(packet)
 
     def correct(self, packet: Any) -> None:
-        """Shift the times of the next packet of another stream, by which stretch they are in."""
+        """Shift the times of the next packet by which stretch they are in."""
         time = packet.pts if packet.dts is None else packet.dts
         if time is not None:
             time_s = time * packet.time_base
@@ -218,12 +209,6 @@ class ContinuousClock:
             )
             self._last_s = time_s
         self._shift(packet)
-        if self._seams and time is not None:
-            # The sound of a recording may begin before its picture: it would overlap.
-            begin = packet.pts if packet.dts is None else packet.dts
-            self._earliest = max(self._earliest, begin) + 1
-            packet.dts = self._earliest - 1
-            packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
 
     def _distance_s(self, index: int, time_s: Fraction) -> Fraction:
         seam = self._seams[index]
@@ -288,3 +273,37 @@ class FrameTimes:
         self._exact = max(self._exact, Fraction(last + 1)) if not self._is_first else self._exact
         self._is_first = False
         return round(self._exact)
+
+
+def decode_times(pts: Sequence[int]) -> list[int]:
+    """Return when packets with these ``pts``, in the order of decoding, are to be decoded.
+
+    These are the same times in ascending order, as much earlier as the reordering needs: a packet
+    is never decoded after it is shown, also across segments.
+    """
+    order = sorted(pts)
+    rank = {value: index for index, value in enumerate(order)}
+    delay = max((index - rank[value] for index, value in enumerate(pts)), default=0)
+    step = max(1, min((b - a for a, b in itertools.pairwise(order)), default=1))
+    early = [order[0] - (delay - index) * step for index in range(min(delay, len(pts)))]
+    return early + order[: len(pts) - len(early)]
+
+
+def constant_rate(times_s: Sequence[Fraction], declared: Fraction) -> Fraction | None:
+    """Return the rate of frames shown at ``times_s``, ascending; None where it varies.
+
+    ``declared`` is what the source says. Times may be rounded to milliseconds, and a tenth of the
+    frames may be missing.
+    """
+    steps = len(times_s) - 1
+    if steps < 1:
+        return declared
+    measured = steps / (times_s[-1] - times_s[0])
+    ntsc = Fraction(1000 * round(measured * Fraction(1001, 1000)), 1001)
+    for rate in filter(None, (declared, Fraction(round(measured)), ntsc)):
+        places = [(time - times_s[0]) * rate for time in times_s]
+        shown = [round(place) for place in places]
+        fits = all(abs(a - b) <= rate / 1000 for a, b in zip(places, shown, strict=True))
+        if fits and shown[-1] < steps / 0.9 and len(set(shown)) == len(shown):
+            return rate
+    return None
