@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,38 @@ def stored_without_times(source: Path, target: Path) -> Path:
 def joined(target: Path, *sources: Path) -> Path:
     """Put files one after the other, as ``cat`` does with recordings in MPEG-TS."""
     target.write_bytes(b"".join(source.read_bytes() for source in sources))
+    return target
+
+
+def muxed(
+    target: Path,
+    *sources: Path,
+    kinds: tuple[str, ...] = (),
+    edit: Callable[[Any], object] = lambda output: None,
+    each: Callable[[Any], object] = lambda packet: None,
+) -> Path:
+    """Copy the streams of ``sources`` into one file; of each only those of its kind in ``kinds``.
+
+    ``edit`` changes the output before its header is written, ``each`` every packet.
+    """
+    with ExitStack() as stack:
+        output = stack.enter_context(av.open(ffmpeg_url(target), "w"))
+        copies = []
+        for source, kind in itertools.zip_longest(sources, kinds):
+            container = stack.enter_context(av.open(ffmpeg_url(source)))
+            streams = [stream for stream in container.streams if kind in (None, stream.type)]
+            added = {s: output.add_stream_from_template(s, opaque=True) for s in streams}
+            for stream, copy in added.items():
+                if stream.type == "video":
+                    copy.codec_context.framerate = stream.average_rate
+            copies.append((container, added))
+        edit(output)
+        for container, added in copies:
+            for packet in container.demux(list(added)):
+                if packet.size:
+                    each(packet)
+                    packet.stream = added[packet.stream]
+                    output.mux(packet)
     return target
 
 

@@ -92,8 +92,8 @@ class CopiedStream:
                 return
             packet.dts = packet.pts
         time_s = packet.dts * packet.time_base
-        is_dense = self.output.type in ("audio", "video")
-        if is_dense and not self._held and time_s > (self._last_s or time_s) + JUMP_AHEAD_S:
+        jumps = self._last_s is not None and time_s > self._last_s + JUMP_AHEAD_S
+        if jumps and not self._held and self.output.type in ("audio", "video"):
             self._held.append(packet)
             return
         yield from self._release(packet.dts)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -72,7 +73,7 @@ def decode(
     path = Path(container.name.removeprefix("file:"))
     for packet in whole_packets(container, stream, faults):
         if packet.size:
-            packet.pts = time_of(packet, container.format.name)
+            packet.pts = time_of(packet, container.format)
             faults.hidden_frames += packet.is_discard
             if clock is not None:
                 clock.correct(packet)
@@ -114,9 +115,20 @@ def container_packets(container: InputContainer, streams: list[Any]) -> Iterator
 
 
 def streams_found_late(container: InputContainer) -> list[str]:
-    """Return the kinds of the streams that have appeared since the file was opened."""
-    description: str = container.dumps_format()  # type: ignore[attr-defined]
-    found = re.findall(r"^ *Stream #0:(\d+).*?: (\w+): ", description, re.MULTILINE)
+    """Return the kinds of the streams that have appeared since the file was opened.
+
+    PyAV lists none of them, but FFmpeg's description of the file does. Damaged data also look like
+    streams, of an unknown kind.
+    """
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        description: str = container.dumps_format()  # type: ignore[attr-defined]
+    finally:
+        av.logging.set_level(level)
+    found = re.findall(
+        r"^ *Stream #0:(\d+).*?: (Audio|Subtitle|Video): ", description, re.MULTILINE
+    )
     return [kind.lower() for index, kind in found if int(index) >= len(container.streams)]
 
 
@@ -176,7 +188,4 @@ def nothing_lost(path: Path, frames: int) -> Iterator[None]:
     with open_input(path) as container:
         found = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
     if found != frames:
-        raise VideoError(
-            f"{path.suffix} took {found} of {frames} frames: nothing is written, and what is "
-            "upscaled is kept: try .mkv"
-        )
+        raise VideoError(f"{path.suffix} took {found} of {frames} frames: nothing is written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import shlex
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -86,30 +87,30 @@ def upscale_video(
         raise VideoError(f"{target}: the file exists")
     video = VideoSource.probe(source, options, resume=resume)
     muxer = Muxer(video, target, options, upscaler.served_model.scale)
-    folder = SegmentFolder(target, run_identity(video, upscaler, options), resume=resume)
-    clock = video.clock()
-    progress = encode_segments(video, upscaler, options, folder, clock, on_progress)
-    if not progress.done:
+    with SegmentFolder(target, run_identity(video, upscaler, options), resume=resume) as folder:
+        clock = video.clock()
+        progress = encode_segments(video, upscaler, options, folder, clock, on_progress)
+        if not progress.done:
+            folder.remove()
+            raise VideoError(f"{source}: no frames between start and end")
+        segments = folder.finished()
+        written = sum(len(segment.pts) for segment in segments)
+        if written != progress.done:
+            raise VideoError(
+                f"{folder.path}: {written} frames were encoded out of {progress.done}: "
+                "start over without --resume"
+            )
+        warn_of_faults(source, progress.faults)
+        if options.end_s is None and options.frames is None:
+            warn_if_cut_off(video, max(max(segment.pts) for segment in segments), clock)
+        try:
+            muxer.write(segments, clock.seams, replace=overwrite)
+        except VideoError as exc:
+            other = shlex.quote(str(target.with_suffix(".mkv")))
+            kept = f"the upscaled frames are kept, and used with: -o {other} --resume"
+            raise VideoError(f"{exc}: {kept}") from exc
         folder.remove()
-        raise VideoError(f"{source}: no frames between start and end")
-    segments = folder.finished()
-    written = sum(len(segment.pts) for segment in segments)
-    if written != progress.done:
-        raise VideoError(
-            f"{folder.path}: {written} frames were encoded out of {progress.done}: "
-            "start over without --resume"
-        )
-    warn_of_faults(source, progress.faults)
-    if options.end_s is None and options.frames is None:
-        last_pts = max(max(segment.pts) for segment in segments)
-        warn_if_cut_off(video, last_pts, clock)
-    try:
-        muxer.write(segments, clock.seams, replace=overwrite)
-    except VideoError as exc:
-        kept = f"what is upscaled is kept, and --resume uses it: -o {target.stem}.mkv --resume"
-        raise VideoError(f"{exc}: {kept}") from exc
-    folder.remove()
-    return progress
+        return progress
 
 
 def encode_segments(

@@ -7,12 +7,13 @@ whether a run was interrupted or not, so that both give the same file.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -52,31 +53,64 @@ class Segment:
 
 
 class SegmentFolder:
-    """The folder ``.NAME.parts`` beside the target.
+    """The folder ``.NAME.parts`` beside the target, for one run at a time.
 
-    ``identity`` is what must be the same for a run to continue where another one ended. Without
-    ``resume``, the segments of an earlier run are removed.
+    ``identity`` is what must be the same for a run to continue where another one ended. With
+    ``resume`` and without such a folder, that of the same run for another target is taken, which
+    may be of another format. Without ``resume``, the segments of an earlier run are removed.
 
     Raises:
-        VideoError: the folder cannot be written, belongs to another run, or has files in it that
-            this program has not written.
+        VideoError: the folder cannot be written, belongs to another run, is used by one at this
+            moment, or has files in it that this program has not written.
 
     """
 
     def __init__(self, target: Path, identity: dict[str, Any], *, resume: bool) -> None:
         self.path = target.with_name(folder_name(target.name))
-        identity_file = self.path / IDENTITY_NAME
-        if not resume:
-            self.remove()
-        with write_errors(self.path):
-            self.path.mkdir(exist_ok=True)
-            if not identity_file.exists():
-                write_json(identity_file, identity)
-            elif json.loads(identity_file.read_text()) != identity:
+        with write_errors(self.path), ExitStack() as stack:
+            found = self.path
+            if resume and not found.exists():
+                others = sorted(target.absolute().parent.glob(".*.parts"))
+                found = next((each for each in others if is_of(each, identity)), found)
+            found.mkdir(exist_ok=True)
+            self._descriptor = os.open(found, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(self.close)
+            self._lock(found)
+            if found != self.path:
+                found.rename(self.path)
+                logger.info("%s: taken over from %s", self.path, found)
+            if not resume:
+                self._clear()
+            identity_file = self.path / IDENTITY_NAME
+            if identity_file.exists() and not is_of(self.path, identity):
                 raise VideoError(
                     f"{self.path}: begun with another source, model or other options: "
                     "leave out --resume to start over"
                 )
+            write_json(identity_file, identity)
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Leave the folder to other runs."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the folder to other runs."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lock(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise VideoError(
+                f"{path}: another run is at work here: let it end, or give another name with -o"
+            ) from None
 
     def finished(self) -> list[Segment]:
         """Return the segments from the first one up to the first that is missing."""
@@ -98,16 +132,34 @@ class SegmentFolder:
 
         """
         with write_errors(self.path), suppress(FileNotFoundError):
-            content = list(self.path.iterdir())
-            foreign = [path.name for path in content if not OWN_NAMES.fullmatch(path.name)]
-            if foreign:
-                raise VideoError(
-                    f"{self.path}: this folder is for unfinished work, but {foreign[0]} in it is "
-                    "something else: move it away, or give another name with -o"
-                )
-            for path in content:
-                path.unlink()
+            self._clear()
             self.path.rmdir()
+
+    def _clear(self) -> None:
+        content = list(self.path.iterdir())
+        foreign = [path.name for path in content if not OWN_NAMES.fullmatch(path.name)]
+        if foreign:
+            raise VideoError(
+                f"{self.path}: this folder is for unfinished work, but {foreign[0]} in it is "
+                "something else: move it away, or give another name with -o"
+            )
+        for path in content:
+            path.unlink()
+
+
+def is_of(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the segments in ``folder`` are those of the run ``identity``, up to where it got.
+
+    It may have ended at a frame that it did not accept, and continue with an option to do so.
+    """
+    with suppress(OSError, ValueError):
+        stored = json.loads((folder / IDENTITY_NAME).read_text())
+        options, now = stored.get("options", {}), identity.get("options", {})
+        for name, before, after in (("deinterlace", False, True), ("strict", True, False)):
+            if options.get(name) is before and now.get(name) is after:
+                options[name] = after
+        return bool(stored == identity)
+    return False
 
 
 class SegmentEncoder:
@@ -128,7 +180,7 @@ class SegmentEncoder:
         self._pixel_format = options.pixel_format
         self._pts: list[int] = []
         self._written = 0
-        with self._errors():
+        with write_errors(self._path.parent):
             self._container = av.open(ffmpeg_url(path), "w", format="matroska")
             stream = self._container.add_stream(
                 options.codec, rate=source.rate, options=options.encoder_options
@@ -149,7 +201,7 @@ class SegmentEncoder:
 
     def write(self, frame: TimedFrame) -> None:
         """Encode an upscaled frame; its time is that of the source's frame."""
-        with self._errors():
+        with write_errors(self._path.parent):
             shown = from_rgb(pad_for(self._pixel_format, frame.image), self._pixel_format)
             shown.pts, shown.time_base = frame.pts, self._source.time_base
             self._mux(shown)
@@ -163,7 +215,7 @@ class SegmentEncoder:
     ) -> None:
         """Finish the segment, or remove it."""
         if exc_type is None:
-            with self._errors():
+            with write_errors(self._path.parent):
                 self._mux(None)
                 self._container.close()
                 if len(self._pts) != self._written:
@@ -178,11 +230,15 @@ class SegmentEncoder:
             self._container.close()
         self._path.unlink(missing_ok=True)
 
-    def _errors(self) -> Any:
-        return write_errors(self._path.parent, "the encoder reports an error")
-
     def _mux(self, frame: VideoFrame | None) -> None:
-        for packet in self._stream.encode(frame):
+        try:
+            packets = self._stream.encode(frame)
+        except av.FFmpegError as exc:
+            raise VideoError(
+                f"{self._stream.name}: this encoder does not work here, or not with these settings "
+                f"({exc.strerror}): try another --codec, --preset or --pix-fmt"
+            ) from exc
+        for packet in packets:
             if packet.pts is None or packet.time_base is None:
                 raise VideoError(f"{self._stream.name}: the encoder gave a packet without a time")
             self._pts.append(round(packet.pts * packet.time_base / self._source.time_base))

@@ -129,7 +129,7 @@ class Timing:
                 if not packet.size:
                     continue
                 count += 1
-                pts = packet.pts = time_of(packet, container.format.name)
+                pts = packet.pts = time_of(packet, container.format)
                 has_all &= pts is not None
                 if pts is not None:
                     known.append(pts)
@@ -176,17 +176,18 @@ def rate_of(stream: VideoStream) -> Fraction:
     return next((Fraction(rate) for rate in declared if rate and rate <= MAX_FPS), Fraction(25))
 
 
-def time_of(packet: Packet[Any], format_name: str) -> int | None:
+def time_of(packet: Packet[Any], form: av.ContainerFormat) -> int | None:
     """Return when a packet's frame is shown by what the file says, None where it does not.
 
-    AVI knows no order of display: FFmpeg's guess at it is later than the sound.
+    AVI knows no order of display: FFmpeg's guess at it is later than the sound. In streams that are
+    broadcast, a packet that is shown long after it is decoded has a damaged header.
     """
-    if format_name == "avi" and packet.dts is not None:
+    if form.name == "avi" and packet.dts is not None:
         return packet.dts
     if packet.pts is None or packet.dts is None or packet.time_base is None:
         return packet.pts
-    is_credible = abs(packet.pts - packet.dts) * packet.time_base <= JUMP_AHEAD_S
-    return packet.pts if is_credible else None
+    ahead_s = abs(packet.pts - packet.dts) * packet.time_base
+    return None if form.flags & TS_DISCONT and ahead_s > JUMP_AHEAD_S else packet.pts
 
 
 class ContinuousClock:
