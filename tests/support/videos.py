@@ -59,7 +59,8 @@ def make_video(
 ) -> Path:
     """``colour``: number of the matrix, 1 for limited or 2 for full range."""
     matrix, levels = colour
-    with av.open(ffmpeg_url(path), "w") as container:
+    # The same file each time: Matroska has random numbers otherwise.
+    with av.open(ffmpeg_url(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"crf": "4"} | encoder)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
