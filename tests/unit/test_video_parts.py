@@ -223,6 +223,7 @@ class MadePacket:
 class MadeStream:
     type: str
     time_base: Fraction = Fraction(1, 1000)
+    disposition: int = 0
 
 
 def copied_times(

@@ -6,7 +6,7 @@ import dataclasses
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -19,7 +19,7 @@ from rt4ksr_client.contract import DEFAULT_MODELS, models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 from rt4ksr_client.video import Progress, VideoOptions, upscale_video
-from rt4ksr_client.video.options import CODECS, MAX_FPS
+from rt4ksr_client.video.options import CODECS, MAX_FPS, AudioChoice
 
 __all__ = ["video"]
 
@@ -97,6 +97,13 @@ class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--strict",
     is_flag=True,
     help="Stop at damaged data and at a change of size instead of repairing them.",
+)
+@click.option(
+    "--audio",
+    type=click.Choice(get_args(AudioChoice)),
+    default="copy",
+    show_default=True,
+    help="Copy the sound, encode it as AAC or Opus where it is something else, or leave it out.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command.")
 @overwrite_option("Replace the output if it exists.")

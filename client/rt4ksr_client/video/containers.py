@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +38,8 @@ FORMATS: Final = {
 """FFmpeg's names of the formats that are written, by suffix."""
 TS_NONSTRICT: Final = 0x20000
 """FFmpeg's flag of formats in which two packets may have the same time."""
+
+MATROSKA: Final = ("matroska", "webm")
 
 PICTURE_TYPES: Final = {"mjpeg": "image/jpeg", "png": "image/png", "gif": "image/gif"}
 """MIME types of pictures that can be attached to a Matroska file, by codec."""
@@ -88,7 +89,12 @@ class ContainerFormat:
             context.codec_tag = "hvc1"
 
     def open(self, path: Path, *, through_tee: bool = False) -> OutputContainer:
-        """Open ``path`` for writing; ``through_tee`` see :meth:`takes`."""
+        """Open ``path`` for writing.
+
+        PyAV adds no stream of a codec that Matroska holds in the manner of AVI, such as WMA and
+        ADPCM. It does ``through_tee``, FFmpeg's muxer that passes streams on to another one, though
+        without chapters.
+        """
         url = ffmpeg_url(path)
         if through_tee:
             escaped = re.sub(r"[\\'|\s]", r"\\\g<0>", url)
@@ -108,7 +114,7 @@ class ContainerFormat:
             ValueError: PyAV does not add such a stream to a file of this format.
 
         """
-        if is_cover(stream) and self.name in ("matroska", "webm"):
+        if is_cover(stream) and self.name in MATROSKA:
             kind = PICTURE_TYPES.get(stream.codec_context.name)
             if kind is None or first is None:
                 raise ValueError("this kind of picture cannot be attached")
@@ -116,43 +122,13 @@ class ContainerFormat:
             output.add_attachment(name, kind, bytes(first))
             return None
         # Opaque: without it, PyAV looks for an encoder of the codec.
-        copy = output.add_stream_from_template(stream, opaque=True)
+        copy: Any = output.add_stream_from_template(stream, opaque=True)
         copy.metadata.update(kept_metadata(stream.metadata))
         copy.disposition = stream.disposition
+        if stream.type == "audio" and copy.layout.name == f"{copy.channels} channels":
+            copy.layout = f"{copy.channels}c"  # MP4 must know which they are: the usual ones
         self.tag(copy)
         return None if stream.type == "attachment" else copy
-
-    def takes(
-        self, stream: Stream, first: Packet[Any] | None, *, through_tee: bool = False
-    ) -> bool:
-        """Whether a file of this format can hold a copy of ``stream``.
-
-        Writes a file with the stream and its ``first`` packet, if it has any, and looks for the
-        stream in it. The packet's times change.
-
-        PyAV does not add codecs that Matroska holds in the manner of AVI, such as WMA and ADPCM.
-        It does add them ``through_tee``, FFmpeg's muxer that passes streams on to another one,
-        though without chapters.
-        """
-        with tempfile.TemporaryDirectory(prefix="rt4ksr-") as folder:
-            path = Path(folder, "probe")
-            try:
-                with self.open(path, through_tee=through_tee) as output:
-                    copy = self.add_copy(output, stream, first)
-                    if copy is None:  # FFmpeg opens no file that has nothing but attachments
-                        copy = output.add_mux_stream("vp8", rate=25, width=16, height=16)
-                        first = Packet(bytes(16))
-                    output.start_encoding()
-                    if first is not None:
-                        first.stream = copy
-                        first.pts = first.dts = first.pts or 0
-                        output.mux(first)
-                with open_input(path) as container:
-                    kinds = [(each.type, is_cover(each)) for each in container.streams]
-            except (av.FFmpegError, ValueError, VideoError) as exc:
-                logger.info("%s cannot hold stream %d: %s", self.name, stream.index, exc)
-                return False
-        return (stream.type, is_cover(stream)) in kinds
 
 
 def ffmpeg_url(path: Path) -> str:

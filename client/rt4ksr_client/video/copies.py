@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from av.container import InputContainer
 from av.stream import Stream
 
+from rt4ksr_client.video.containers import is_cover
 from rt4ksr_client.video.decoding import readable_packets
 from rt4ksr_client.video.timing import (
     JUMP_AHEAD_S,
@@ -19,7 +20,7 @@ from rt4ksr_client.video.timing import (
     decode_times,
 )
 
-__all__ = ["CopiedStream", "Cut", "TimedPacket", "copied_packets"]
+__all__ = ["CopiedStream", "Cut", "OutputStream", "TimedPacket", "other_packets"]
 
 TimedPacket = tuple[Fraction, int, Any]
 """When a packet is decoded in seconds, the order of streams at one time, and the packet."""
@@ -39,6 +40,10 @@ class Cut:
         """Whether a packet at this time belongs to the part."""
         return self.window_s is None or self.window_s[0] <= time_s < self.window_s[1]
 
+    def nears(self, time_s: Fraction) -> bool:
+        """Whether a packet at this time may be needed to decode the part."""
+        return self.window_s is None or self.window_s[0] - 1 <= time_s < self.window_s[1] + 1
+
     def chapters(self, chapters: Sequence[Any]) -> list[Any]:
         """Return those of ``chapters`` that overlap the part, in the target's times."""
         kept = []
@@ -53,12 +58,30 @@ class Cut:
         return kept
 
 
+class OutputStream(Protocol):
+    """A stream of the output beside the upscaled video.
+
+    ``written`` and ``rejected`` count what the muxer did with its packets, ``moved`` those whose
+    times stepped back, ``timeless`` those that are left out since they have no time.
+    """
+
+    written: int
+    rejected: int
+    moved: int
+    timeless: int
+
+    def take(self, packet: Any) -> Iterator[Any]:
+        """Yield the packets that can be written once this one of the source is there."""
+
+    def rest(self) -> Iterator[Any]:
+        """Yield what is left at the end of the source."""
+
+
 class CopiedStream:
     """Gives the packets of one stream times that ascend, in the unit of its ``output``.
 
     Where the source's clock is set anew, at its ``seams``, the times run on. Times must differ by
-    ``least_step`` units. ``moved`` counts the packets whose times stepped back, ``timeless`` those
-    that are left out since they have none, ``written`` and ``rejected`` what the muxer did.
+    ``least_step`` units.
     """
 
     def __init__(
@@ -79,6 +102,11 @@ class CopiedStream:
 
     def take(self, packet: Any) -> Iterator[Any]:
         """Yield the packets that can be written once this one is there."""
+        if is_cover(self.output):
+            packet.pts = packet.dts = 0
+            packet.stream = self.output
+            yield packet
+            return
         if packet.pts is None:
             packet.pts = packet.dts
         if packet.pts is None:
@@ -143,25 +171,25 @@ class CopiedStream:
         yield packet
 
 
-def copied_packets(
-    container: InputContainer, copies: dict[int, CopiedStream], *, most: int | None = None
+def other_packets(
+    container: InputContainer, others: Mapping[int, OutputStream], *, most: int | None = None
 ) -> Iterator[TimedPacket]:
-    """Yield the packets of the streams that are copied; ``copies`` by the index in the source.
+    """Yield the packets of the other streams of the output; ``others`` by index in the source.
 
     With ``most``, only those among the first packets of the source.
     """
-    if not copies:
+    if not others:
         return
     if most is None:
-        found = readable_packets(container, [container.streams[index] for index in copies])
+        found = readable_packets(container, [container.streams[index] for index in others])
     else:
         found = itertools.islice(readable_packets(container, list(container.streams)), most)
 
     for packet in found:
         index = packet.stream.index
-        if packet.size and index in copies:
-            for ready in copies[index].take(packet):
+        if packet.size and index in others:
+            for ready in others[index].take(packet):
                 yield ready.dts * ready.time_base, index + 1, ready
-    for index, copy in copies.items():
-        for ready in copy.rest():
+    for index, other in others.items():
+        for ready in other.rest():
             yield ready.dts * ready.time_base, index + 1, ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.colours import pad_for
 from rt4ksr_client.video.containers import (
     ContainerFormat,
+    is_cover,
     kept_metadata,
     open_input,
     write_errors,
@@ -28,12 +30,14 @@ from rt4ksr_client.video.containers import (
 from rt4ksr_client.video.copies import (
     CopiedStream,
     Cut,
+    OutputStream,
     TimedPacket,
-    copied_packets,
+    other_packets,
 )
 from rt4ksr_client.video.decoding import nothing_lost, readable_packets
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment, SegmentEncoder
+from rt4ksr_client.video.sound import ENCODERS, EncodedSound
 from rt4ksr_client.video.source import TimedFrame, VideoSource
 from rt4ksr_client.video.timecode import later_timecode
 from rt4ksr_client.video.timing import Seam, constant_rate, decode_times
@@ -49,11 +53,11 @@ class Muxer:
     """Writes ``target`` once every segment is there.
 
     A rehearsal with a black frame and the source's first packets finds out at once what the format
-    can hold: the video must be among it, and all sound; other streams are left out with a warning.
-    ``scale`` is that of the model.
+    can hold: the video must be among it, and some of the sound; other streams are left out with a
+    warning. ``scale`` is that of the model.
 
     Raises:
-        VideoError: an unknown format, one that cannot hold the video or a stream of sound, or an
+        VideoError: an unknown format, one that cannot hold the video or any of its sound, or an
             encoder that does not work.
 
     """
@@ -67,8 +71,9 @@ class Muxer:
         self._format = ContainerFormat.of(target)
         self._keeps_timecode = True
         self._first_packets = first_packets(source)
-        self._copied: list[int] = []
-        """Indices of the streams that are copied."""
+        self._tracks: dict[int, str | None] = {}
+        """The encoder of each other stream by its index in the source, None for a copy."""
+        self._through_tee = False
         with TemporaryDirectory(prefix="rt4ksr-") as folder:
             sample = Path(folder, "000000.mkv")
             size = (source.height_px * scale, source.width_px * scale, 3)
@@ -87,50 +92,108 @@ class Muxer:
                 if stream.index != video.index
                 # Muxers make a track of their own from the video's time code.
                 and not (stream.type == "data" and "timecode" in stream.metadata)
+                and not (stream.type == "audio" and self._options.audio == "none")
             ]
-            self._copied = [stream.index for stream in others]
-            if not self._rehearse(sample, self._copied):
+            wanted = {stream.index: self._encoders_for(stream)[0] for stream in others}
+            if self._rehearse(sample, wanted):
+                self._tracks = wanted
+            else:
                 self._check_picture(sample, has_timecode="timecode" in video.metadata)
-                self._copied = []
-                for stream in others:
-                    if self._rehearse(sample, [*self._copied, stream.index]):
-                        self._copied.append(stream.index)
-                    else:
-                        self._leave_out(stream)
-            for index in self._copied:
+                self._leave_out([s for s in others if not self._take(s, sample)], sample)
+            if self._through_tee and container.chapters():
+                warn(f"{self._target}: chapters are left out, beside sound of this kind")
+            for index, encoder in self._tracks.items():
+                verb = f"encodes by {encoder}" if encoder else "copies"
                 kind = container.streams[index].type
-                logger.info("%s: copies %s stream %d", self._target, kind, index)
+                logger.info("%s: %s %s stream %d", self._target, verb, kind, index)
+
+    def _encoders_for(self, stream: Any) -> list[str | None]:
+        """Return what to try for a stream, best first: None is a copy."""
+        encoder = ENCODERS.get(self._options.audio) if stream.type == "audio" else None
+        if encoder is None:
+            return [None]
+        return [None, encoder] if codec_name(stream) == self._options.audio else [encoder]
+
+    def _take(self, stream: Any, sample: Segment) -> bool:
+        """Add ``stream`` to the tracks if the output can hold it beside them."""
+        # In .mov, what is added through the tee cannot be decoded.
+        tees = sorted({self._through_tee, self._format.name == "matroska"})
+        for encoder, through_tee in itertools.product(self._encoders_for(stream), tees):
+            tracks = {**self._tracks, stream.index: encoder}
+            if self._rehearse(sample, tracks, through_tee=through_tee):
+                self._tracks, self._through_tee = tracks, through_tee
+                return True
+        return False
 
     def _check_picture(self, sample: Segment, *, has_timecode: bool) -> None:
-        if self._rehearse(sample, []):
+        if self._rehearse(sample, {}):
             return
         self._keeps_timecode = False
-        if not has_timecode or not self._rehearse(sample, []):
+        if not has_timecode or not self._rehearse(sample, {}):
             codec = av.Codec(self._options.codec, "w").canonical_name
             raise VideoError(f"{self._target}: this format cannot hold {codec}: try .mkv")
         warn(f"{self._target}: this format cannot hold the time code: left out")
 
-    def _leave_out(self, stream: Any) -> None:
-        name = codec_name(stream)
-        first = self._first_packets.get(stream.index)
-        if stream.type == "audio" and ContainerFormat("matroska").takes(stream, first):
-            raise VideoError(f"{self._target}: this format cannot hold {name} audio: try .mkv")
-        what = f"{stream.type} stream {stream.index}" + (f" ({name})" if name else "")
-        if stream.type == "audio" and not getattr(stream.codec_context, "sample_rate", 1):
-            warn(f"{self._source.path}: {what} begins late, with an unknown sample rate: left out")
-        else:
-            warn(f"{self._target}: this format cannot hold {what}: left out")
+    def _leave_out(self, streams: Sequence[Any], sample: Segment) -> None:
+        """Warn of ``streams``, which the output cannot hold.
 
-    def _rehearse(self, sample: Segment, copied: list[int]) -> bool:
-        """Write a file with the first packets of the streams; return whether that works."""
+        Raises:
+            VideoError: there would be no sound, though it could be kept in another way.
+
+        """
+        for stream in streams:
+            name = codec_name(stream) or stream.metadata.get("filename") or "unknown codec"
+            kind = "cover picture" if is_cover(stream) else stream.type
+            what = f"{kind} stream {stream.index} ({name})"
+            if stream.type != "audio":
+                warn(f"{self._target}: this format cannot hold {what}: left out")
+                continue
+            if not getattr(stream.codec_context, "sample_rate", 1):
+                late = "begins late, with an unknown sample rate"
+                warn(f"{self._source.path}: {what} {late}: left out")
+                continue
+            ways = [
+                f"--audio {codec}"
+                for codec, encoder in ENCODERS.items()
+                if self._rehearse(sample, {stream.index: encoder})
+            ]
+            if encoder := self._encoders_for(stream)[-1]:
+                what += f" encoded by {encoder}"
+            remedy = f": {' or '.join(ways)} keeps it" if ways else ""
+            if ways and not any(stream.container.streams[i].type == "audio" for i in self._tracks):
+                elsewhere = "" if self._format.name == "matroska" else ", or try .mkv"
+                raise VideoError(
+                    f"{self._target}: this format cannot hold {what}{remedy}{elsewhere}; "
+                    "--audio none leaves it out"
+                )
+            warn(f"{self._target}: this format cannot hold {what}: left out{remedy}")
+
+    def _rehearse(
+        self, sample: Segment, tracks: dict[int, str | None], *, through_tee: bool = False
+    ) -> bool:
+        """Write a file with the first packets of the streams; return whether all are in it."""
         trial = sample.path.with_name(f"rehearsal{self._target.suffix}")
         cut = Cut(None, self._source.begin_s)
         try:
-            copies = self._mux(trial, [sample], copied, cut, (), most=REHEARSED_PACKETS)
-        except (av.FFmpegError, ValueError) as exc:
-            logger.info("%s: rehearsal with streams %s: %s", self._target, copied, exc)
+            others = self._mux(
+                trial, [sample], tracks, cut, (), most=REHEARSED_PACKETS, through_tee=through_tee
+            )
+            with open_input(trial) as found, self._source.open() as (container, video):
+                kinds = Counter((stream.type, is_cover(stream)) for stream in found.streams)
+                kinds.subtract(
+                    (stream.type, is_cover(stream))
+                    for stream in map(container.streams.__getitem__, [video.index, *tracks])
+                    # A stream without packets is not found in every format.
+                    if stream.index in self._first_packets or stream.type == "attachment"
+                )
+        except (av.FFmpegError, ValueError, VideoError) as exc:
+            logger.info("%s: rehearsal with streams %s: %s", self._target, tracks, exc)
             return False
-        return all(copy.rejected <= copy.written for copy in copies)
+        # A tee writes nothing more after the first error.
+        is_written = all(
+            other.rejected <= (0 if through_tee else other.written) for other in others
+        )
+        return is_written and min(kinds.values()) >= 0
 
     def write(
         self, segments: Sequence[Segment], seams: tuple[Seam, ...], *, replace: bool = True
@@ -149,11 +212,13 @@ class Muxer:
             atomic_write(self._target, replace=replace) as temporary,
             nothing_lost(temporary, sum(len(segment.pts) for segment in segments)),
         ):
-            copies = self._mux(temporary, segments, self._copied, cut, seams)
+            others = self._mux(
+                temporary, segments, self._tracks, cut, seams, through_tee=self._through_tee
+            )
         lines = {
-            "damaged packets of other streams skipped": sum(c.rejected for c in copies),
-            "packets of other streams whose times step back, moved": sum(c.moved for c in copies),
-            "packets of other streams without a time, left out": sum(c.timeless for c in copies),
+            "damaged packets of other streams skipped": sum(o.rejected for o in others),
+            "packets of other streams whose times step back, moved": sum(o.moved for o in others),
+            "packets of other streams without a time, left out": sum(o.timeless for o in others),
         }
         for what, count in lines.items():
             if count:
@@ -164,53 +229,54 @@ class Muxer:
         self,
         path: Path,
         segments: Sequence[Segment],
-        copied: list[int],
+        tracks: dict[int, str | None],
         cut: Cut,
         seams: tuple[Seam, ...],
         *,
         most: int | None = None,
-    ) -> list[CopiedStream]:
-        """Write a file; return the streams that were copied."""
+        through_tee: bool = False,
+    ) -> list[OutputStream]:
+        """Write a file; return its streams beside the video."""
         with (
             self._source.open() as (container, original),
-            self._format.open(path) as output,
+            self._format.open(path, through_tee=through_tee) as output,
             open_input(segments[0].path) as first,
         ):
             picture: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
             self._describe_picture(picture, original, segments, cut)
             self._format.tag(picture)
-            added = {
-                index: self._format.add_copy(
-                    output, container.streams[index], self._first_packets.get(index)
-                )
-                for index in copied
-            }
+            is_strict = self._options.strict
+            step = 0 if self._format.holds_equal_times else 1
+            others: dict[int, OutputStream] = {}
+            for index, encoder in tracks.items():
+                stream = container.streams[index]
+                if encoder:
+                    others[index] = EncodedSound(
+                        output, stream, encoder, seams, cut, is_strict=is_strict
+                    )
+                # None: its first packet was enough.
+                elif added := self._format.add_copy(output, stream, self._first_packets.get(index)):
+                    others[index] = CopiedStream(added, seams, cut, least_step=step)
             output.metadata.update(kept_metadata(container.metadata))
             output.set_chapters(cut.chapters(container.chapters()))
             output.start_encoding()  # from here on, streams have the units of the format
-            step = 0 if self._format.holds_equal_times else 1
-            copies = {
-                index: CopiedStream(stream, seams, cut, least_step=step)
-                for index, stream in added.items()
-                if stream is not None  # its first packet was enough
-            }
             packets = heapq.merge(
                 self._picture_packets(segments, picture, cut),
-                copied_packets(container, copies, most=most),
+                other_packets(container, others, most=most),
                 key=lambda timed: timed[:2],
             )
             for _, order, packet in packets:
-                copy = copies.get(order - 1)
+                other = others.get(order - 1)
                 try:
                     output.mux(packet)
                 except (av.error.InvalidDataError, av.error.ArgumentError):
-                    if copy is None or self._options.strict:
+                    if other is None or is_strict:
                         raise
-                    copy.rejected += 1
+                    other.rejected += 1
                 else:
-                    if copy is not None:
-                        copy.written += 1
-        return list(copies.values())
+                    if other is not None:
+                        other.written += 1
+        return list(others.values())
 
     def _describe_picture(
         self, picture: Any, original: Any, segments: Sequence[Segment], cut: Cut
@@ -283,4 +349,4 @@ def cut_of(segments: Sequence[Segment], source: VideoSource, options: VideoOptio
 def codec_name(stream: Any) -> str:
     """Return FFmpeg's name of a stream's codec; empty where it knows none."""
     context = getattr(stream, "codec_context", None)
-    return stream.name or "" if context is None else context.codec.canonical_name
+    return getattr(stream, "name", "") or "" if context is None else context.codec.canonical_name

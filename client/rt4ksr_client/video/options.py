@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, Literal, get_args
 
 from rt4ksr_client.errors import VideoError
 
-__all__ = ["CODECS", "MAX_FPS", "VideoOptions"]
+__all__ = ["CODECS", "MAX_FPS", "AudioChoice", "VideoOptions"]
 
 CODECS: Final[dict[str, dict[str, str]]] = {
     "libx264": {"crf": "18", "preset": "medium"},
@@ -25,6 +25,8 @@ QUALITY_OPTIONS: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
 """What encoders call their quality where that is not ``crf``; None where they have none."""
 
 MAX_FPS: Final = 1000
+
+AudioChoice = Literal["copy", "aac", "opus", "none"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class VideoOptions:
         fps: frames per second of a source whose frames have no times. Default: what its header
             says, else 25.
         strict: stop at damaged data and at a change of size, which are repaired otherwise.
+        audio: what happens to sound: ``copy`` it, encode it as ``aac`` or ``opus`` where it is
+            something else, or ``none``.
         segment_frames: how many frames an interrupted run loses at most.
 
     Raises:
@@ -61,6 +65,7 @@ class VideoOptions:
     deinterlace: bool = False
     fps: Fraction | None = None
     strict: bool = False
+    audio: AudioChoice = "copy"
     segment_frames: int = 250
 
     def __post_init__(self) -> None:
@@ -71,13 +76,14 @@ class VideoOptions:
             raise VideoError(f"{self.codec} is lossless: leave out crf")
         if self.preset is not None and "preset" not in CODECS[self.codec]:
             raise VideoError(f"{self.codec} has no presets: leave out preset")
+        if self.audio not in get_args(AudioChoice):
+            raise VideoError(f"audio must be one of {', '.join(get_args(AudioChoice))}")
         if (self.start_s or 0) < 0 or (
             self.end_s is not None and self.end_s <= (self.start_s or 0)
         ):
             raise VideoError("start must not be negative, and end must be after it")
         if (self.frames is not None and self.frames < 1) or self.segment_frames < 1:
             raise VideoError("frames and segment_frames must be at least 1")
-
         if self.fps is not None and not 0 < self.fps <= MAX_FPS:
             raise VideoError(f"fps must be above 0, and {MAX_FPS} at most")
 

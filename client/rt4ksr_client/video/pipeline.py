@@ -204,6 +204,7 @@ def run_identity(source: VideoSource, upscaler: Upscaler, options: VideoOptions)
         "model": served.name,
         "scale": served.scale,
         "weights": str(getattr(served, "weights_sha256", "")),
-        "options": {**dataclasses.asdict(options), "fps": str(options.fps)},
+        # Sound is not in the segments.
+        "options": {**dataclasses.asdict(options), "fps": str(options.fps), "audio": None},
         "encoders": av.__version__,
     }
