@@ -27,6 +27,7 @@ from rt4ksr_client.connection import (
 )
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
 from rt4ksr_client.frames import Frame, SupportsArray
+from rt4ksr_client.security import DEFAULT_SECURITY, Security
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
 from rt4ksr_client.transports import Route
@@ -64,8 +65,11 @@ class AsyncUpscaler:
         wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = DEFAULT_MAX_REQUEST_PX,
+        security: Security = DEFAULT_SECURITY,
     ) -> None:
-        connection = Connection(url, transport, wire, wire_format, timeout_s, max_request_px)
+        connection = Connection(
+            url, transport, wire, wire_format, timeout_s, max_request_px, security
+        )
         self._upscaler = Upscaler.from_connection(connection, scale=scale, model=model)
         self._settings: Any = {"scale": scale, "model": model}
         self._connection = connection

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
+from urllib.parse import quote, urlsplit
 
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
+from rt4ksr_client.security import DEFAULT_SECURITY, Security
 
 __all__ = [
     "DEFAULT_MAX_REQUEST_PX",
@@ -35,10 +37,14 @@ more pixels."""
 _BY_SCHEME: Final[dict[str, tuple[TransportName, ...]]] = {
     "": ("auto", "grpc", "http", "shm", "cuda_shm"),
     "grpc": ("auto", "grpc", "shm", "cuda_shm"),
+    "grpcs": ("auto", "grpc", "shm", "cuda_shm"),
     "http": ("auto", "http"),
+    "https": ("auto", "http"),
     "dns": ("auto", "grpc"),
 }
 """Transports that fit a URL's scheme."""
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "grpcs": 443}
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,23 @@ class Endpoint:
 
     ``address`` is ``host:port``, or ``dns:///name:port`` for gRPC. ``transport`` is what to use;
     ``auto`` means shared memory where the server can map it, else gRPC. ``reason``: why, as a
-    phrase.
+    phrase. ``is_tls``: whether the connection is encrypted. ``path`` precedes HTTP's paths: empty,
+    or such as ``/prefix``.
     """
 
     address: str
     transport: TransportName
     reason: str
+    is_tls: bool = False
+    path: str = ""
+    security: Security = DEFAULT_SECURITY
+
+    def __str__(self) -> str:
+        """Return what messages call it: ``host:port``, or a URL where that says more."""
+        if not self.is_tls and not self.path:
+            return self.address
+        scheme = "http" if self.transport == "http" else "grpc"
+        return f"{scheme}{'s' if self.is_tls else ''}://{self.address}{self.path}"
 
     @property
     def host(self) -> str:
@@ -73,32 +90,48 @@ class Endpoint:
             return self.host == "localhost"
 
     @classmethod
-    def resolve(cls, url: str, transport: TransportName, wire: WireName) -> Endpoint:
+    def resolve(
+        cls,
+        url: str,
+        transport: TransportName,
+        wire: WireName,
+        security: Security = DEFAULT_SECURITY,
+    ) -> Endpoint:
         """Resolve one server's URL and the requested transport to the transport to use.
 
         Raises:
             ValueError: a malformed address, or a transport or wire that does not fit it.
 
         """
-        scheme, address = ("dns", url) if url.startswith("dns:///") else _split_scheme(url)
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"{url!r}: expected an address like {DEFAULT_URL}")
+        scheme, address, path = _split(url)
         if transport not in _BY_SCHEME[scheme]:
             raise ValueError(
                 f"{url!r}: a {scheme} address does not go with transport {transport!r}"
             )
-        if wire == "encoded" and transport in ("shm", "cuda_shm"):
-            raise ValueError(
-                f"wire 'encoded' does not go with transport {transport!r}: use grpc or http"
-            )
+        is_tls = scheme in ("grpcs", "https")
+
+        def endpoint(transport: TransportName, reason: str) -> Endpoint:
+            return cls(address, transport, reason, is_tls, path, security)
+
+        given = endpoint("http" if scheme in ("http", "https") else "grpc", "given by the address")
+        if transport in ("shm", "cuda_shm"):
+            if wire == "encoded":
+                raise ValueError(
+                    f"wire 'encoded' does not go with transport {transport!r}: use grpc or http"
+                )
+            if is_tls and not given.is_loopback:
+                raise ValueError(
+                    f"{url!r}: transport {transport!r} needs a server on this host: with TLS, give "
+                    "it as localhost"
+                )
         if transport != "auto":
-            return cls(address, transport, "requested")
-        if scheme in ("http", "dns"):
-            return cls(address, "http" if scheme == "http" else "grpc", "given by the address")
+            return endpoint(transport, "requested")
+        # A gateway on another host could lead to a server that shares no memory with this one.
+        if given.transport == "http" or scheme == "dns" or (is_tls and not given.is_loopback):
+            return given
         if wire == "encoded":
-            return cls(address, "grpc", "encoded frames need no shared memory")
-        return cls(address, "auto", "not decided yet")
+            return endpoint("grpc", "encoded frames need no shared memory")
+        return endpoint("auto", "not decided yet")
 
 
 @dataclass(frozen=True)
@@ -106,8 +139,10 @@ class Connection:
     """The address of one or several servers, and how to talk to them. Nothing is sent yet.
 
     Args:
-        url: ``host:port`` of the server's gRPC port, ``http://host:port`` of its HTTP port,
-            ``dns:///name:port`` for all servers behind a name, or several separated by commas.
+        url: ``host:port`` of the server's gRPC port, ``http://host:port`` of its HTTP port, the
+            same with TLS as ``grpcs://host:port`` and ``https://host:port/prefix``,
+            ``dns:///name:port`` for all servers behind a name, or several separated by commas. The
+            default port is 443 with TLS, and 80 for ``http://``.
         transport: ``auto`` (shared memory where the server can map it, otherwise the address's
             protocol), ``grpc``, ``http``, ``shm`` or ``cuda_shm``.
         wire: ``raw`` sends pixels, ``encoded`` sends pictures both ways, over gRPC or HTTP.
@@ -117,6 +152,7 @@ class Connection:
             ``png`` is exact and slow.
         timeout_s: deadline per request in seconds, including retries.
         max_request_px: largest picture sent in one piece, in pixels before upscaling.
+        security: CA, client certificate and request headers; the same for all servers.
 
     Raises:
         ValueError: a malformed address, a number that is not positive, or a transport or wire
@@ -130,6 +166,7 @@ class Connection:
     wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT
     timeout_s: float = DEFAULT_TIMEOUT_S
     max_request_px: int = DEFAULT_MAX_REQUEST_PX
+    security: Security = DEFAULT_SECURITY
 
     def __post_init__(self) -> None:
         """Reject settings that cannot work."""
@@ -143,18 +180,62 @@ class Connection:
                     f"{name} must be one of {', '.join(get_args(allowed))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        # Neither is repeated in an error, a log or a report: they may be secrets.
+        if "@" in self.url:
+            raise ValueError(
+                "an address takes no user and password: send an authorization header instead, with "
+                "header_file (--header-file)"
+            )
+        if "?" in self.url or "#" in self.url:
+            raise ValueError("an address takes no query: send headers instead")
         _ = self.endpoints
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The servers, in the order of the URL."""
         return tuple(
-            Endpoint.resolve(url.strip(), self.transport, self.wire) for url in self.url.split(",")
+            Endpoint.resolve(url.strip(), self.transport, self.wire, self.security)
+            for url in self.url.split(",")
         )
 
+    def unencrypted(self) -> list[str]:
+        """Return a warning for each server to which credentials travel without encryption."""
+        names, has_files = self.security.secret_names, self.security.ca_file is not None
+        has_files |= self.security.cert_file is not None
+        if names:
+            what = f"the headers {', '.join(names)} are sent without encryption"
+        else:
+            what = "the connection is not encrypted, although TLS files are given"
+        return [
+            f"{endpoint}: {what}: use https:// or grpcs://"
+            for endpoint in self.endpoints
+            if not endpoint.is_tls and not endpoint.is_loopback and (names or has_files)
+        ]
 
-def _split_scheme(url: str) -> tuple[str, str]:
-    scheme, separator, address = url.rpartition("://")
-    if separator and scheme not in ("grpc", "http"):
-        raise ValueError(f"{url!r}: the scheme must be grpc://, http:// or dns:///")
-    return scheme, address.removesuffix("/")
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Return scheme, ``host:port`` and path of a URL."""
+    scheme, separator, rest = url.partition("://")
+    if url.startswith("dns:///"):
+        scheme, rest = "dns", url.removeprefix("dns:///")
+    elif not separator:
+        scheme, rest = "", url
+    elif scheme not in ("grpc", "grpcs", "http", "https"):
+        raise ValueError(
+            f"{url!r}: the scheme must be grpc://, grpcs://, http://, https:// or dns:///"
+        )
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+        is_complete = parts.netloc.endswith(f":{port}") or parts.port is None
+    except ValueError:
+        host, port, is_complete = None, None, False
+    if not host or not port or not is_complete or not url.isprintable() or " " in url:
+        raise ValueError(f"{url!r}: expected an address like {DEFAULT_URL} or https://host/prefix/")
+    path = quote(parts.path.rstrip("/"), safe="/%:!$&'()*+;=~")
+    if path and scheme not in ("http", "https"):
+        raise ValueError(
+            f"{url!r}: a path goes with http:// and https:// only: gRPC has none before its own"
+        )
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return scheme, f"dns:///{address}" if scheme == "dns" else address, path

@@ -5,6 +5,8 @@
     ├── VideoError                not a video, damaged, or of a kind that would come out wrong
     ├── ServerError               the server, or the connection to it, failed
     │   ├── ServerUnreachableError    no answer at the address, or a lost connection
+    │   │   └── TlsError                  a certificate that is rejected, or a port without TLS
+    │   ├── AccessDeniedError         the server, or a gateway, rejected the credentials
     │   ├── ModelNotReadyError        the server answers; the model is absent or still loading
     │   ├── WrongScaleError           the served model upscales by another factor
     │   ├── DeadlineExceededError     no answer within the deadline
@@ -23,6 +25,7 @@ The command line prints the message and exits with 1; ``rt4ksr --debug`` shows t
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
     "CheckpointError",
     "DeadlineExceededError",
     "ExportError",
@@ -36,6 +39,7 @@ __all__ = [
     "ServerError",
     "ServerStartError",
     "ServerUnreachableError",
+    "TlsError",
     "VerificationError",
     "VideoError",
     "WrongScaleError",
@@ -60,6 +64,14 @@ class ServerError(Rt4ksrError):
 
 class ServerUnreachableError(ServerError):
     """Nothing answers at the address, or the connection ended before the answer."""
+
+
+class TlsError(ServerUnreachableError):
+    """No TLS connection: one side rejects the other's certificate, or one does not speak TLS."""
+
+
+class AccessDeniedError(ServerError):
+    """The server, or a gateway before it, rejected the credentials or asks for some."""
 
 
 class ModelNotReadyError(ServerError):

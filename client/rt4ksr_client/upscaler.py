@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable
 from functools import partial
 from types import TracebackType
@@ -25,6 +26,7 @@ from rt4ksr_client.contract import DEFAULT_MODELS, DEFAULT_PICTURE_FORMAT, Pictu
 from rt4ksr_client.errors import WrongScaleError
 from rt4ksr_client.frames import Frame, SupportsArray, as_frame, from_batch, to_batch
 from rt4ksr_client.retry import Retries
+from rt4ksr_client.security import DEFAULT_SECURITY, Security, UnencryptedWarning
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus, read_status
 from rt4ksr_client.tiling import upscale_in_tiles
@@ -54,7 +56,8 @@ class Upscaler:
 
     Args:
         url: ``host:port`` of the server's gRPC port, ``http://host:port`` of its HTTP port,
-            ``dns:///name:port`` for all servers behind a name, or several separated by commas.
+            ``grpcs://host`` and ``https://host/prefix`` with TLS, ``dns:///name:port`` for all
+            servers behind a name, or several separated by commas.
         scale: 2 or 3; selects this project's model for that scale.
         model: a model's name instead; given both, the model must have that scale.
         transport: see :class:`~rt4ksr_client.Connection`, as for all that follow.
@@ -62,6 +65,11 @@ class Upscaler:
         wire_format: ``jpeg``, ``webp`` or ``png``.
         timeout_s: deadline per request in seconds, including retries.
         max_request_px: largest picture sent in one piece, in pixels before upscaling.
+        security: CA, client certificate and request headers. Pickled, an upscaler carries it:
+            ``headers`` with their values, files by their names.
+
+    Warns:
+        UnencryptedWarning: headers go to another host without encryption.
 
     Raises:
         ValueError: a malformed address, a scale no model has, a number that is not positive, or a
@@ -80,8 +88,13 @@ class Upscaler:
         wire_format: PictureFormat = DEFAULT_PICTURE_FORMAT,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = DEFAULT_MAX_REQUEST_PX,
+        security: Security = DEFAULT_SECURITY,
     ) -> None:
-        self._connection = Connection(url, transport, wire, wire_format, timeout_s, max_request_px)
+        self._connection = Connection(
+            url, transport, wire, wire_format, timeout_s, max_request_px, security
+        )
+        for text in self._connection.unencrypted():
+            warnings.warn(text, UnencryptedWarning, stacklevel=2)
         self._model_name = _model_for(DEFAULT_SCALE if scale is None else scale, model)
         self._expected_scale = scale
         self._retries = Retries()

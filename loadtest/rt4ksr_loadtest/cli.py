@@ -19,6 +19,7 @@ from rich.text import Text
 from rt4ksr_client.cli.console import printable
 from rt4ksr_client.cli.options import overwrite_option, verbose_option, verbosity
 from rt4ksr_client.cli.process import MALLOC_ENVIRONMENT
+from rt4ksr_client.cli.security import HEADERS_VARIABLE, header_option
 from rt4ksr_client.cli.server import local_server
 from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.connection import DEFAULT_URL
@@ -60,6 +61,8 @@ def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(row.choices) if row.choices else text_checker(row),
             default=default or None,
             show_default=bool(default),
+            envvar=row.env_var or None,
+            show_envvar=bool(row.env_var),
             metavar=row.metavar,
             help=row.help,
         )(function)
@@ -72,7 +75,8 @@ def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
     default=DEFAULT_URL,
     show_default=True,
     metavar="HOST:PORT",
-    help="Address of the server: its gRPC port, or http://HOST:PORT; several separated by commas.",
+    help="Address of the server: its gRPC port, or http://HOST:PORT; with TLS, grpcs://HOST:PORT "
+    "or https://HOST/PREFIX; several separated by commas.",
 )
 @click.option("--local", is_flag=True, help="Start a server for this run. Needs the server extra.")
 @click.option(
@@ -87,6 +91,7 @@ def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Concurrent users; the most that saturate, ramp and spike go up to. Default: 32 for "
     "saturate, 8 for ramp and spike, otherwise 2 (open loop: 1).",
 )
+@header_option
 @table_options
 @click.option(
     "--processes",
@@ -106,6 +111,7 @@ def loadtest(
     users: int | None,
     processes: int | None,
     overwrite: bool,
+    headers: tuple[str, ...],
     **texts: str | None,
 ) -> None:
     """Measure a Triton server under load: 4K frames per second, latency, and correct answers.
@@ -137,7 +143,7 @@ def loadtest(
     with local_server(model_repository) if local else contextlib.nullcontext(url) as host:
         given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
         level = LOG_LEVELS[min(verbosity(ctx), 2)]
-        ctx.exit(run_locust([f"--host={host}", f"--loglevel={level}", *given]))
+        ctx.exit(run_locust([f"--host={host}", f"--loglevel={level}", *given], headers))
 
 
 def default_users(profile: str, *, is_open: bool) -> int:
@@ -149,15 +155,18 @@ def default_users(profile: str, *, is_open: bool) -> int:
     return 1 if is_open else 2
 
 
-def run_locust(arguments: Sequence[str]) -> int:
+def run_locust(arguments: Sequence[str], headers: Sequence[str] = ()) -> int:
     """Run Locust without its web page and return its exit code.
 
+    It gets the headers in its environment, which only the same user can see.
     Ctrl-C reaches Locust as well as this process, which waits for it: the report comes first.
     """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless"]
-    process = subprocess.Popen(
-        [*command, "--only-summary", *arguments], env={**MALLOC_ENVIRONMENT, **os.environ}
-    )
+    environment = {**MALLOC_ENVIRONMENT, **os.environ}
+    if headers:
+        given = os.environ.get(HEADERS_VARIABLE, "").splitlines()
+        environment[HEADERS_VARIABLE] = "\n".join([*given, *headers])
+    process = subprocess.Popen([*command, "--only-summary", *arguments], env=environment)
     previous = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),

@@ -50,6 +50,8 @@ def prepare(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> Non
     try:
         options = read_options(parsed, environment.host)
         if parsed.headless and not isinstance(runner, WorkerRunner):
+            for text in options.connection.unencrypted():
+                click.echo(f"rt4ksr: warning: {text}", err=True)
             make_grpc_cooperative()
             check_models(options)
             if options.frames is not None:
@@ -76,6 +78,11 @@ def begin(environment: Environment, **_: Any) -> None:
     run, runner = run_of(environment), environment.runner
     try:
         options = read_options(environment.parsed_options, environment.host)
+        if options.connection.security.secret_names and options.url != run.options.url:
+            raise LoadTestError(
+                f"the headers are for {run.options.url}: start Locust anew with --host "
+                f"{options.url} to send them there"
+            )
     except LoadTestError as exc:
         logger.error("the run was not started: %s", exc)
         run.draining = True

@@ -8,12 +8,14 @@ all three are made. To add an option, add a field.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from rt4ksr_client.cli.security import FILE_OPTIONS, read_security
 from rt4ksr_client.connection import DEFAULT_URL, Connection, TransportName
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import LoadTestError
@@ -49,6 +51,7 @@ class Option:
         choices: the only texts allowed; empty if there are too many to list.
         locust_flag: the flag under Locust where Locust has another option called ``flag``.
         in_form: whether Locust's web form has it.
+        env_var: environment variable that it may be given in, too.
 
     """
 
@@ -60,6 +63,7 @@ class Option:
     choices: tuple[str, ...] = ()
     locust_flag: str = ""
     in_form: bool = True
+    env_var: str = ""
 
     @property
     def name(self) -> str:
@@ -89,6 +93,15 @@ def option(
 ) -> dict[str, Option]:
     """Return the metadata of a field whose value comes from an :class:`Option`."""
     return {"option": Option(flag, parse, help, **row)}
+
+
+def file_option(flag: str) -> dict[str, Option]:
+    """Return the metadata of a field for one of :data:`FILE_OPTIONS`.
+
+    The form has none: they are files of the machines that generate the load.
+    """
+    variable, text = FILE_OPTIONS[flag]
+    return option(flag, Path, text, metavar="FILE", env_var=variable, in_form=False)
 
 
 def number(text: str) -> float:
@@ -297,6 +310,10 @@ class LoadOptions:
             metavar="TIME",
         )
     )
+    ca_file: Path | None = field(metadata=file_option("--ca-file"))
+    cert_file: Path | None = field(metadata=file_option("--cert-file"))
+    key_file: Path | None = field(metadata=file_option("--key-file"))
+    header_file: Path | None = field(metadata=file_option("--header-file"))
     metrics_url: str | None = field(
         metadata=option(
             "--metrics-url",
@@ -346,9 +363,15 @@ class LoadOptions:
 
     @cached_property
     def connection(self) -> Connection:
-        """The way to the server or servers."""
+        """The way to the server or servers; headers come from the environment and a file."""
         try:
-            return Connection(self.url, self.transport, timeout_s=self.timeout_s)
+            security = read_security(
+                ca_file=self.ca_file,
+                cert_file=self.cert_file,
+                key_file=self.key_file,
+                header_file=self.header_file,
+            )
+            return Connection(self.url, self.transport, timeout_s=self.timeout_s, security=security)
         except ValueError as exc:
             raise LoadTestError(str(exc)) from exc
 
@@ -391,7 +414,8 @@ def add_arguments(parser: Any) -> None:
     it takes a value from the form.
     """
     for row in OPTIONS:
-        arguments: dict[str, Any] = {"default": row.default, "help": row.help}
+        default = os.environ.get(row.env_var, row.default)
+        arguments: dict[str, Any] = {"default": default, "help": row.help}
         if row.choices:
             arguments["choices"] = row.choices if row.default else ("", *row.choices)
         else:

@@ -18,6 +18,7 @@ from support.servers import (
     ServerPool,
     write_nearest_repository,
 )
+from support.tls import TOKEN, Authority, Gateway, gateway_to
 
 
 def batches_of_two(config: model_config_pb2.ModelConfig) -> None:
@@ -96,3 +97,25 @@ def upscaler(nearest_server: TritonServer) -> Iterator[Upscaler]:
     """An x2 upscaler of the nearest-neighbour server."""
     with Upscaler(nearest_server.grpc_url, scale=2, timeout_s=30) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority, which certified this host."""
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def gateway(nearest_server: TritonServer, authority: Authority) -> Iterator[Gateway]:
+    """HTTPS, a path prefix, and a token that it asks for."""
+    with gateway_to(
+        nearest_server.http_url, authority, prefix="/sr", authorization=TOKEN
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    file = tmp_path / "headers"
+    file.write_text(f"authorization: {TOKEN}\n")
+    return file

@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from rt4ksr_client.cli.security import FILE_OPTIONS
 from rt4ksr_client.connection import Connection
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest import cli
@@ -71,9 +72,13 @@ def test_every_option_is_on_both_command_lines_and_in_the_form() -> None:
         assert row.flag in command[row.name].opts
         assert command[row.name].help == row.help
         assert parser.help[row.name] == row.help
-        assert row.name in parser.form or row.flag == "--profile"  # there Locust asks for users
+        # Locust asks for users there; files are those of the generator's machine.
+        assert (row.name in parser.form) is (
+            row.flag != "--profile" and row.flag not in FILE_OPTIONS
+        )
     assert {p.name for p in cli.loadtest.params} - {row.name for row in OPTIONS} == {
         *("url", "local", "model_repository", "users", "processes", "overwrite", "verbose"),
+        "headers",
     }
     from_table = [field for field in fields(LoadOptions) if field.metadata]
     assert len(from_table) == len(OPTIONS)
@@ -98,7 +103,7 @@ def fake_locust(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What Locust is started with, instead of starting it; it exits with 7."""
     passed: list[str] = []
 
-    def run_locust(arguments: Sequence[str]) -> int:
+    def run_locust(arguments: Sequence[str], headers: Sequence[str]) -> int:
         passed.extend(arguments)
         return 7
 
@@ -182,6 +187,43 @@ def test_locust_keeps_the_memory_of_frames_unless_the_user_says_otherwise(
     thresholds = [environment["MALLOC_MMAP_THRESHOLD_"] for environment in environments]
     assert thresholds == [str(32 << 20), "1000"]
     assert all(environment["PATH"] == os.environ["PATH"] for environment in environments)
+
+
+def test_headers_reach_locust_in_its_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    class Ended:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append((command, env))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    monkeypatch.setenv("RT4KSR_HEADERS", "model-id: x")
+    monkeypatch.setenv("RT4KSR_CA_FILE", "/the/ca.pem")
+    CliRunner().invoke(cli.loadtest, ["--header", "authorization: s3cret"])
+
+    ((command, environment),) = started
+    assert environment["RT4KSR_HEADERS"] == "model-id: x\nauthorization: s3cret"
+    assert not any("s3cret" in word for word in command)
+    assert "--ca-file=/the/ca.pem" in command
+
+
+def test_headers_and_files_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "headers").write_text("authorization: s3cret")
+    monkeypatch.setenv("RT4KSR_HEADERS", "model-id: x")
+    monkeypatch.setenv("RT4KSR_HEADER_FILE", str(tmp_path / "headers"))
+
+    options = parse_options()
+
+    assert options.connection.security.request_headers() == {
+        "model-id": "x",
+        "authorization": "s3cret",
+    }
+    assert "s3cret" not in repr(options)
 
 
 def test_help_has_no_percent_sign_for_argparse_to_interpret() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import urllib3
 from urllib3.exceptions import ClosedPoolError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import SSLError as Urllib3SslError
 
 from rt4ksr_client import errors
 from rt4ksr_client.call import Call, Cancellation
@@ -25,6 +28,7 @@ from rt4ksr_client.errors import (
     MissingExtraError,
     ServerError,
     ServerUnreachableError,
+    TlsError,
 )
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Transport, open_transport
@@ -172,12 +176,26 @@ def test_every_http_status_becomes_one_of_our_errors() -> None:
         assert type(error) is not ServerError or str(int(status)) in str(error)
 
 
+def caused(exc: Exception, cause: Exception) -> Exception:
+    exc.__cause__ = cause
+    return exc
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
         (TimeoutError("timed out"), DeadlineExceededError),
         (ReadTimeoutError(POOL, "", "late"), DeadlineExceededError),
         (ProtocolError("Connection aborted.", TimeoutError()), DeadlineExceededError),
+        (OSError(errno.ETIMEDOUT, "lost"), ServerUnreachableError),
+        (caused(ReadTimeoutError(POOL, "", "late"), TimeoutError()), DeadlineExceededError),
+        (
+            caused(ReadTimeoutError(POOL, "", "late"), OSError(errno.ETIMEDOUT, "lost")),
+            ServerUnreachableError,
+        ),
+        (ProtocolError("", OSError(errno.ETIMEDOUT, "lost")), ServerUnreachableError),
+        (Urllib3SslError(ssl.SSLError("bad record")), TlsError),
+        (ssl.SSLEOFError(8, "unexpected eof"), ServerUnreachableError),
         (ConnectionRefusedError("no"), ServerUnreachableError),
         (ConnectionResetError(), ServerUnreachableError),
         (BrokenPipeError(), ServerUnreachableError),
@@ -191,7 +209,7 @@ def test_every_http_status_becomes_one_of_our_errors() -> None:
 def test_socket_and_urllib3_exceptions_become_our_errors(
     raised: Exception, expected: type[ServerError]
 ) -> None:
-    error = error_for_exception(raised, "host:1", 3)
+    error = error_for_exception(raised, Endpoint("host:1", "http", "a test"), 3)
 
     assert type(error) is expected
     assert not str(error).endswith(" ")

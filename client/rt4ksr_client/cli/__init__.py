@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> None:
     process.keep_large_blocks()
     process.open_closed_streams()
     process.escape_unprintable_output()
+    process.quieten_grpc()
+    process.show_warnings_in_one_line()
     try:
         if sys.stdout is None:
             raise Rt4ksrError("standard output is closed: write to a file, or to /dev/null")

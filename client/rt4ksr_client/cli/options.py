@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from rt4ksr_client.cli.console import log_to_stderr
+from rt4ksr_client.cli.security import security_options
 from rt4ksr_client.cli.server import ServerChoice, StartPolicy
 from rt4ksr_client.connection import (
     DEFAULT_TIMEOUT_S,
@@ -25,6 +26,7 @@ from rt4ksr_client.contract import (
     PictureFormat,
 )
 from rt4ksr_client.errors import Rt4ksrError
+from rt4ksr_client.security import Security
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 
 __all__ = [
@@ -45,6 +47,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any] | click.Command)
 def server_options(function: Decorated) -> Decorated:
     """Add the options that choose the server; the function gets ``server: ServerChoice``."""
 
+    @security_options
     @functools.wraps(function)
     def with_server(
         url: str | None,
@@ -54,13 +57,21 @@ def server_options(function: Decorated) -> Decorated:
         wire: WireName,
         wire_format: PictureFormat,
         timeout_s: float,
+        security: Security,
         **rest: Any,
     ) -> Any:
         if local and url:
             raise click.UsageError("--local starts a server of its own: leave out --url")
         start: StartPolicy = "always" if local else "never" if url else "if_absent"
         try:
-            connection = Connection(url or DEFAULT_URL, transport, wire, wire_format, timeout_s)
+            connection = Connection(
+                url or DEFAULT_URL,
+                transport,
+                wire,
+                wire_format,
+                timeout_s,
+                security=security,
+            )
         except ValueError as exc:
             raise Rt4ksrError(str(exc)) from exc
         return function(server=ServerChoice(connection, model, start), **rest)
@@ -69,8 +80,9 @@ def server_options(function: Decorated) -> Decorated:
         click.option(
             "--url",
             metavar="HOST:PORT",
-            help="Address of the server: its gRPC port, or http://HOST:PORT; several separated by "
-            f"commas.  [default: {DEFAULT_URL}; if no server runs there, one is started for this "
+            help="Address of the server: its gRPC port, or http://HOST:PORT; with TLS, "
+            "grpcs://HOST:PORT or https://HOST/PREFIX; several separated by commas.  "
+            f"[default: {DEFAULT_URL}; if no server runs there, one is started for this "
             "call]",
         ),
         click.option(

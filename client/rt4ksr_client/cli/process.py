@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from typing import Final, TextIO
+
+import click
 
 __all__ = [
     "MALLOC_ENVIRONMENT",
@@ -13,6 +16,8 @@ __all__ = [
     "escape_unprintable_output",
     "keep_large_blocks",
     "open_closed_streams",
+    "quieten_grpc",
+    "show_warnings_in_one_line",
 ]
 
 MMAP_THRESHOLD_BYTES: Final = 32 << 20
@@ -42,6 +47,20 @@ def keep_large_blocks() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
     mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
+
+
+def quieten_grpc() -> None:
+    """Keep gRPC's own lines about failed handshakes off stderr; errors of ours say more."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def show_warnings_in_one_line() -> None:
+    """Show Python's warnings like the command's own messages, without a line of its source."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        click.echo(f"rt4ksr: warning: {message}", err=True)
+
+    warnings.showwarning = show  # type: ignore[assignment] # which names all of them
 
 
 def open_closed_streams() -> None:

@@ -22,6 +22,7 @@ from rt4ksr_client.errors import (
     ServerStartError,
     ServerUnreachableError,
 )
+from rt4ksr_client.security import DEFAULT_SECURITY
 from rt4ksr_client.upscaler import DEFAULT_SCALE, Upscaler
 
 __all__ = [
@@ -74,7 +75,7 @@ class ServerChoice:
         if self.connection.wire != "raw":
             models = [*models, *map(image_endpoint, models)]
         with local_server(models=models) as url:
-            yield dataclasses.replace(self.connection, url=url)
+            yield dataclasses.replace(self.connection, url=url, security=DEFAULT_SECURITY)
 
     @contextmanager
     def models(self, names: Sequence[str], scale: int | None) -> Iterator[Models]:

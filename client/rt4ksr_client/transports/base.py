@@ -15,6 +15,7 @@ from rt4ksr_client.errors import (
     OverloadedError,
     ServerError,
     ServerUnreachableError,
+    TlsError,
 )
 from rt4ksr_client.frames import Frame
 from rt4ksr_client.served_model import ServedModel
@@ -190,9 +191,8 @@ def closed() -> ServerError:
 
 def unreachable(address: str) -> ServerUnreachableError:
     """Return the error for an address where nothing answers."""
-    return ServerUnreachableError(
-        f"no Triton server answers at {address}: start one with 'rt4ksr serve'"
-    )
+    what = "check the address" if "://" in address else "start one with 'rt4ksr serve'"
+    return ServerUnreachableError(f"no Triton server answers at {address}: {what}")
 
 
 def explain(error: ServerError, transport: Transport, model: str, call: Call) -> ServerError:
@@ -208,6 +208,8 @@ def explain(error: ServerError, transport: Transport, model: str, call: Call) ->
         call: its cancellation also ends this question.
 
     """
+    if isinstance(error, TlsError):
+        return error
     if not isinstance(error, (ServerUnreachableError, ModelNotReadyError)):
         about = f"{transport.address}: {model}" if model else transport.address
         return type(error)(f"{about}: {error}")

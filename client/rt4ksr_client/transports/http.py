@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
-from rt4ksr_client.errors import InvalidRequestError, ServerError, ServerUnreachableError
+from rt4ksr_client.errors import (
+    InvalidRequestError,
+    ServerError,
+    ServerUnreachableError,
+    TlsError,
+)
 from rt4ksr_client.transports.base import Route, Transport, explain
 from rt4ksr_client.transports.http_pool import Exchange, HttpPool
 from rt4ksr_client.transports.messages import InferRequest, InferResponse, Tensor
 from rt4ksr_client.transports.status_codes import error_for_http
+from rt4ksr_client.transports.tls import diagnose
 
 __all__ = ["HttpTransport", "receive_response", "request_header"]
 
 _HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 _LONGEST_ERROR_BYTES: Final = 1 << 16
 _LONGEST_JSON_BYTES: Final = 64 << 20
+_TAG: Final = re.compile("<[^>]*>")
 
 Answer = TypeVar("Answer")
 
@@ -31,8 +39,10 @@ class HttpTransport(Transport):
     """Tensors as raw bytes behind a JSON header."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.address = endpoint.address
+        self.address = str(endpoint)
         self.route = Route("http", endpoint.reason)
+        self._endpoint = endpoint
+        self._answered = False
         self._pool = HttpPool(endpoint)
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
@@ -89,18 +99,53 @@ class HttpTransport(Transport):
         """Send the request and return what ``receive`` reads from a response with status 200."""
 
         def receive_any(exchange: Exchange) -> Answer | ServerError:
-            is_ok = exchange.status == http.client.OK
-            return receive(exchange) if is_ok else _receive_error(exchange)
+            if exchange.status != http.client.OK:
+                return self._receive_error(exchange, sent)
+            self._answered = True
+            return receive(exchange)
 
+        exchange.path = self._endpoint.path + exchange.path
+        sent = self._endpoint.security.request_headers()
+        exchange.headers = {**sent, **exchange.headers}
         try:
             answer = self._pool.send(exchange, receive_any)
-        except ServerUnreachableError:
+        except TlsError:
+            raise
+        except ServerUnreachableError as exc:
+            if exchange.sock is not None and (fault := self._fault()):
+                raise fault from exc
             raise
         except ServerError as exc:
             raise explain(exc, self, model, exchange.call) from exc
         if isinstance(answer, ServerError):
             raise explain(answer, self, model, exchange.call)
         return answer
+
+    def _receive_error(self, exchange: Exchange, sent: Collection[str]) -> ServerError:
+        """Return the error for the status of the response, with the server's text."""
+        body = exchange.read_rest(_LONGEST_ERROR_BYTES)
+        try:
+            text = str(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # Not Triton's: a gateway's, and then often a page.
+            if exchange.status == http.client.BAD_REQUEST and (fault := self._fault()):
+                return fault
+            text = " ".join(_TAG.sub(" ", body[:4096].decode(errors="replace")).split())[:200]
+        location = exchange.started().headers.get("Location")
+        if location is not None and 300 <= exchange.status < 400:
+            target = urlsplit(location)._replace(query="", fragment="").geturl()
+            text = f"it redirects to {target}: give the address that answers itself"
+        text = self._endpoint.security.hide(text)
+        if b"SSL certificate" in body:  # nginx's words, with status 400
+            return TlsError(
+                f"{self.address}: the client certificate is missing or rejected ({text}): give one "
+                "with cert_file and key_file (--cert-file, --key-file)"
+            )
+        return error_for_http(exchange.status, text, sent)
+
+    def _fault(self) -> ServerError | None:
+        """Return what keeps this client and the server from understanding each other, if known."""
+        return None if self._answered else diagnose(self._endpoint, http2=False)
 
 
 def _model_path(model: str) -> str:
@@ -165,13 +210,3 @@ def _receive_json(exchange: Exchange) -> Any:
         return json.loads(body) if body else {}
     except (ValueError, RecursionError) as exc:
         raise ServerError(f"the server's response is not JSON: {exc}") from exc
-
-
-def _receive_error(exchange: Exchange) -> ServerError:
-    """Return the error for the status of the response, with the server's text."""
-    body = exchange.read_rest(_LONGEST_ERROR_BYTES)
-    try:
-        text = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = body[:200].decode(errors="replace")
-    return error_for_http(exchange.status, text)

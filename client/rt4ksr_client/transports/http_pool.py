@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import urllib3
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ClosedPoolError, HTTPError, ProtocolError
+from urllib3.exceptions import SSLError as Urllib3SslError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import DeadlineExceededError, ServerError, ServerUnreachableError
 from rt4ksr_client.transports.base import closed, unreachable
+from rt4ksr_client.transports.tls import tls_error
 
 __all__ = ["Exchange", "HttpPool", "error_for_exception"]
 
@@ -28,6 +32,17 @@ _CHUNK_BYTES: Final = 4 << 20
 _CONNECT_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 0.1
 _MOST_IDLE_CONNECTIONS: Final = 256
+
+_SOCKET_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # A host that has vanished is noticed after 20 s: while a request is sent by the user timeout,
+    # while an answer is awaited by keepalive.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
 
 Answer = TypeVar("Answer")
 
@@ -46,7 +61,7 @@ class Exchange:
     method: str
     path: str
     body: Sequence[bytes | memoryview] = ()
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
     sock: socket.socket | None = None
     response: http.client.HTTPResponse | None = None
     on_used_connection: bool = False
@@ -66,7 +81,8 @@ class Exchange:
         """End from another thread what blocks on the socket."""
         if self.sock is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket.shutdown, after which the sending thread would go on unencrypted.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def started(self) -> http.client.HTTPResponse:
         """Return the response, whose headers have arrived."""
@@ -121,9 +137,11 @@ _current: ContextVar[Exchange] = ContextVar("rt4ksr_http_exchange")
 class _Connection(HTTPConnection):
     """A connection that keeps the deadline of an exchange, and is shut down when that is aborted.
 
-    A place for what both HTTP and HTTPS need: nothing here assumes a plain socket.
+    For both HTTP and HTTPS: urllib3's own HTTPS connection would do a handshake that nothing ends.
     """
 
+    endpoint: ClassVar[Endpoint]
+    context: ClassVar[ssl.SSLContext | None]
     used = False
 
     def request(self, *args: Any, **options: Any) -> None:
@@ -145,7 +163,7 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         # urllib3's own cannot be ended from another thread.
-        return connect(self.host, self.port, _current.get())
+        return connect(self.endpoint, self.context, _current.get())
 
 
 class HttpPool:
@@ -157,6 +175,10 @@ class HttpPool:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._context: ssl.SSLContext | None = None
+        if endpoint.is_tls:
+            self._context = endpoint.security.tls_context()
+            self._context.set_alpn_protocols(["http/1.1"])
         self._pool = self._open()
         self._pid = os.getpid()
         self._closed = False
@@ -185,8 +207,7 @@ class HttpPool:
                     response.release_conn()
             return answer
         except (HTTPError, OSError, http.client.HTTPException) as exc:
-            address, timeout_s = self._endpoint.address, exchange.call.timeout_s
-            raise error_for_exception(exc, address, timeout_s) from exc
+            raise error_for_exception(exc, self._endpoint, exchange.call.timeout_s) from exc
         finally:
             _current.reset(token)
 
@@ -222,7 +243,7 @@ class HttpPool:
                 # cross that. The other idle connections are no better.
                 logger.info(
                     "%s: an idle connection was closed; the request is sent again",
-                    self._endpoint.address,
+                    self._endpoint,
                 )
                 self._pool = self._open()
         raise AssertionError("the second attempt returns or raises")
@@ -232,30 +253,38 @@ class HttpPool:
         pool = urllib3.HTTPConnectionPool(
             endpoint.host, endpoint.port, maxsize=_MOST_IDLE_CONNECTIONS
         )
-        pool.ConnectionCls = _Connection
+        facts: dict[str, object] = {"endpoint": endpoint, "context": self._context}
+        if endpoint.is_tls:
+            facts["default_port"] = http.client.HTTPS_PORT  # a Host header does not name it
+        pool.ConnectionCls = type("_ConnectionTo", (_Connection,), facts)
         return pool
 
 
-def connect(host: str, port: int, exchange: Exchange) -> socket.socket:
-    """Open a TCP connection for ``exchange``, which can abort it.
+def connect(
+    endpoint: Endpoint, context: ssl.SSLContext | None, exchange: Exchange
+) -> socket.socket:
+    """Open a connection for ``exchange``, which can abort it; with TLS if there is a ``context``.
 
     Raises:
-        ServerUnreachableError: nobody listens, or the host is not found.
+        ServerUnreachableError: nobody listens, the host is not found, or TLS fails.
         DeadlineExceededError: the deadline of the call came first.
 
     """
-    failure = OSError(f"{host} has no address")
+    failure = OSError(f"{endpoint.host} has no address")
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError as exc:
         addresses, failure = [], exc
     for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind, protocol)
         try:
             exchange.attach(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for level, name, value in _SOCKET_OPTIONS:
+                sock.setsockopt(level, name, value)
             sock.settimeout(min(_CONNECT_TIMEOUT_S, exchange.call.required_s()))
             sock.connect(address)
+            if context is not None:
+                sock = start_tls(sock, endpoint, context, exchange)
             sock.settimeout(exchange.call.required_s())
         except OSError as exc:
             sock.close()
@@ -265,12 +294,43 @@ def connect(host: str, port: int, exchange: Exchange) -> socket.socket:
             raise
         else:
             return sock
-    raise unreachable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") from failure
+    raise unreachable(str(endpoint)) from failure
 
 
-def error_for_exception(exc: Exception, address: str, timeout_s: float) -> ServerError:
+def start_tls(
+    sock: socket.socket, endpoint: Endpoint, context: ssl.SSLContext, exchange: Exchange
+) -> ssl.SSLSocket:
+    """Return ``sock`` with TLS.
+
+    Raises:
+        TlsError: the server does not want it, or the certificate is rejected.
+
+    """
+    # Attached before the handshake: the plain socket is detached, and could not be aborted.
+    encrypted = context.wrap_socket(
+        sock, server_hostname=endpoint.host, do_handshake_on_connect=False
+    )
+    try:
+        exchange.attach(encrypted)
+        encrypted.settimeout(min(_CONNECT_TIMEOUT_S, exchange.call.required_s()))
+        encrypted.do_handshake()
+    except OSError as exc:
+        encrypted.close()
+        exchange.call.required_s()
+        raise tls_error(exc, endpoint) from exc
+    except BaseException:
+        encrypted.close()
+        raise
+    return encrypted
+
+
+def error_for_exception(exc: Exception, endpoint: Endpoint, timeout_s: float) -> ServerError:
     """Return the error for what a socket, :mod:`http.client` or urllib3 raised."""
     cause = _cause(exc)
+    if isinstance(cause, TimeoutError) and cause.errno == errno.ETIMEDOUT:
+        return ServerUnreachableError(f"{endpoint}: the connection was lost: {cause}")
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+        return tls_error(cause, endpoint)
     if isinstance(cause, (TimeoutError, Urllib3TimeoutError)):
         return DeadlineExceededError(f"no answer within {timeout_s:g} s")
     if isinstance(cause, ClosedPoolError):
@@ -278,16 +338,22 @@ def error_for_exception(exc: Exception, address: str, timeout_s: float) -> Serve
     # HTTP/2, and so gRPC, begins with a SETTINGS frame: three bytes of length, then its type.
     if isinstance(cause, http.client.BadStatusLine) and cause.args[0][3:5] == "\x04\x00":
         return ServerError(
-            f"this port speaks gRPC, not HTTP: use grpc://{address}, or the server's HTTP port "
-            "(8000 by default)"
+            f"this port speaks gRPC, not HTTP: use {'grpcs' if endpoint.is_tls else 'grpc'}://"
+            f"{endpoint.address}, or the server's HTTP port (8000 by default)"
         )
     return ServerUnreachableError(
-        f"{address}: the server, or a proxy before it, closed the connection without a complete "
+        f"{endpoint}: the server, or a proxy before it, closed the connection without a complete "
         f"answer: {str(cause) or type(cause).__name__}"
     )
 
 
 def _cause(exc: Exception) -> Exception:
     """Return what urllib3 wrapped."""
-    wrapped = exc.args[1] if isinstance(exc, ProtocolError) and len(exc.args) > 1 else exc
+    wrapped: object = exc
+    if isinstance(exc, ProtocolError) and len(exc.args) > 1:
+        wrapped = exc.args[1]
+    elif isinstance(exc, Urllib3TimeoutError):
+        wrapped = exc.__cause__
+    elif isinstance(exc, Urllib3SslError) and exc.args:
+        wrapped = exc.args[0]
     return wrapped if isinstance(wrapped, Exception) else exc

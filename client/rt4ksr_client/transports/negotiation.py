@@ -87,7 +87,7 @@ class AutoTransport(NegotiatedTransport):
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint.address)
+        super().__init__(str(endpoint))
         self._endpoint = endpoint
 
     def choose(self, call: Call) -> Transport:

@@ -43,7 +43,7 @@ def _open(endpoint: Endpoint, connection: Connection) -> Transport:
     cls = getattr(importlib.import_module(f"rt4ksr_client.transports.{module}"), name)
     transport: Transport = cls(endpoint)
     if endpoint.transport != "auto":
-        logger.info("%s: transport %s: %s", endpoint.address, endpoint.transport, endpoint.reason)
+        logger.info("%s: transport %s: %s", endpoint, endpoint.transport, endpoint.reason)
     if connection.wire == "auto":
         from rt4ksr_client.transports.negotiation import AutoWireTransport
 

@@ -50,7 +50,7 @@ class SharedMemoryTransport(ForwardingTransport, ProcessBound):
 
     def __init__(self, endpoint: Endpoint, *, kind: type[Region] = SystemRegion) -> None:
         name = "shm" if kind is SystemRegion else "cuda_shm"
-        self.address = endpoint.address
+        self.address = str(endpoint)
         self.route = Route(name, endpoint.reason, "raw", "nothing is sent: shared memory")
         self._control = GrpcTransport(endpoint)
         self._kind = kind

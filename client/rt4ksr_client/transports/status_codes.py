@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from rt4ksr_client.errors import (
+    AccessDeniedError,
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotReadyError,
@@ -24,7 +25,9 @@ GRPC_ERRORS: Final[Mapping[str, type[ServerError]]] = MappingProxyType(
         "INVALID_ARGUMENT": InvalidRequestError,
         "NOT_FOUND": ModelNotReadyError,
         "OUT_OF_RANGE": InvalidRequestError,
+        "PERMISSION_DENIED": AccessDeniedError,
         "RESOURCE_EXHAUSTED": OverloadedError,
+        "UNAUTHENTICATED": AccessDeniedError,
         "UNAVAILABLE": ServerUnreachableError,
     }
 )
@@ -37,6 +40,8 @@ Triton also answers UNAVAILABLE for a full queue and for a model that is still l
 HTTP_ERRORS: Final[Mapping[int, type[ServerError]]] = MappingProxyType(
     {
         400: InvalidRequestError,
+        401: AccessDeniedError,
+        403: AccessDeniedError,
         404: ModelNotReadyError,
         408: DeadlineExceededError,
         413: InvalidRequestError,
@@ -49,13 +54,37 @@ HTTP_ERRORS: Final[Mapping[int, type[ServerError]]] = MappingProxyType(
 """By HTTP status; all others are a plain :class:`ServerError`."""
 
 
-def error_for_grpc(code: str, text: str) -> ServerError:
-    """Return the error for a status code's name, e.g. ``UNAVAILABLE``."""
-    kind = GRPC_ERRORS.get(code)
-    return ServerError(f"{code}: {text}") if kind is None else kind(text)
+_RESTRICTED: Final = "is restricted, expecting header"
+"""What Triton says about an API that needs a key. Over gRPC, the status is that of a server that is
+away, so that only this text tells."""
 
 
-def error_for_http(status: int, text: str) -> ServerError:
-    """Return the error for the status of an HTTP response."""
-    kind = HTTP_ERRORS.get(status)
-    return ServerError(f"HTTP {status}: {text}") if kind is None else kind(text)
+def error_for_grpc(code: str, text: str, sent: Collection[str] = ()) -> ServerError:
+    """Return the error for a status code's name, e.g. ``UNAVAILABLE``.
+
+    Args:
+        code: of the response.
+        text: of the response.
+        sent: names of the headers that the request had.
+
+    """
+    kind = AccessDeniedError if _RESTRICTED in text else GRPC_ERRORS.get(code)
+    return _error(kind, code, text, sent)
+
+
+def error_for_http(status: int, text: str, sent: Collection[str] = ()) -> ServerError:
+    """Return the error for the status of an HTTP response; see :func:`error_for_grpc`."""
+    return _error(HTTP_ERRORS.get(status), f"HTTP {status}", text, sent)
+
+
+def _error(
+    kind: type[ServerError] | None, code: str, text: str, sent: Collection[str]
+) -> ServerError:
+    if kind is None:
+        return ServerError(f"{code}: {text}")
+    if kind is not AccessDeniedError:
+        return kind(text)
+    what = f"access denied ({code}{f': {text}' if text else ''})"
+    if sent:
+        return kind(f"{what}: check the values of the headers sent: {', '.join(sorted(sent))}")
+    return kind(f"{what}: no header was sent: give one with header_file (--header-file)")

@@ -16,10 +16,12 @@ from rich.table import Table
 
 from rt4ksr_client import Upscaler
 from rt4ksr_client.cli.options import overwrite_option
+from rt4ksr_client.cli.security import security_options
 from rt4ksr_client.cli.targets import check_target
 from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import atomic_write, write_errors
+from rt4ksr_client.security import Security
 from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.degradations import Pixels
 from rt4ksr_export.evaluation import (
@@ -67,6 +69,7 @@ PIPED_COLUMNS = 120
 @click.option(
     "--model", metavar="NAME", help="With --url: the model.  [default: the one for --scale]"
 )
+@security_options
 @click.option(
     "--video",
     is_flag=True,
@@ -91,6 +94,7 @@ def evaluate_command(
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
+    security: Security,
 ) -> None:
     """Measure PSNR and SSIM of weights, or of a running server, against bicubic interpolation.
 
@@ -112,7 +116,9 @@ def evaluate_command(
     with ExitStack() as stack:
         methods = {BASELINE: bicubic(int(scale))}
         if url is not None:
-            upscaler = stack.enter_context(Upscaler(url, scale=int(scale), model=model))
+            upscaler = stack.enter_context(
+                Upscaler(url, scale=int(scale), model=model, security=security)
+            )
             methods[f"{upscaler.served_model.name} at {url}"] = upscaler.upscale
         elif not weights:
             weights = (DEFAULT_MODELS[int(scale)].name,)

@@ -22,12 +22,14 @@ from locust import User, constant, task
 
 from rt4ksr_client.call import Call
 from rt4ksr_client.errors import (
+    AccessDeniedError,
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotReadyError,
     OverloadedError,
     ServerError,
     ServerUnreachableError,
+    TlsError,
 )
 from rt4ksr_client.transports import open_transport
 from rt4ksr_loadtest.load.answers import WrongPictureError
@@ -43,7 +45,9 @@ FAILURE_KINDS: Final[Mapping[type[Exception], str]] = MappingProxyType(
         WrongPictureError: "wrong picture",
         OverloadedError: "overloaded",
         DeadlineExceededError: "timeout",
+        TlsError: "TLS",
         ServerUnreachableError: "unreachable",
+        AccessDeniedError: "access denied",
         ModelNotReadyError: "not ready",
         InvalidRequestError: "refused",
         ServerError: "server error",

@@ -35,7 +35,6 @@ FIRST_READING_TIMEOUT_S: Final = 10.0
 """A later reading may be missed. Without the first, answers would be missing from the counts."""
 
 STATUS_TIMEOUT_S: Final = 5.0
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +50,19 @@ class ServerMonitor:
     def __init__(self, options: LoadOptions) -> None:
         self._models = tuple(options.shares)
         connection = first_server(options.connection)
-        self._host, _, port = connection.url.rpartition("://")[2].rpartition(":")
-        self._port = int(port)
+        (endpoint,) = connection.endpoints
+        self._port = endpoint.port
+        self._security = connection.security
+        self.on_this_host = endpoint.is_loopback
+        """Whether the server's address is this machine's loopback."""
         self._transport = open_transport(connection)
-        self._metrics_url = options.metrics_url or f"http://{self._host}:{METRICS_PORT}/metrics"
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        self._metrics_url = options.metrics_url or f"http://{host}:{METRICS_PORT}/metrics"
         self._metrics_answered: bool | None = None
         self._process: psutil.Process | None = None
         self._cpu_at_s: tuple[float, float] | None = None
         self._was_read = False
         self._last: dict[str, int] | None = None
-
-    @property
-    def on_this_host(self) -> bool:
-        """Whether the server's address is this machine's loopback."""
-        return self._host in LOOPBACK
 
     def read(self) -> ServerSecond:
         """Return what changed since the last call; nothing if the server does not answer."""
@@ -99,7 +97,12 @@ class ServerMonitor:
         if self._metrics_answered is False:
             return
         try:
-            with urllib.request.urlopen(self._metrics_url, timeout=MONITOR_TIMEOUT_S) as answer:  # noqa: S310 - the user's
+            # Without the headers: they are for the server, not for who collects its metrics.
+            is_tls = self._metrics_url.startswith("https:")
+            context = self._security.tls_context() if is_tls else None
+            with urllib.request.urlopen(  # noqa: S310 - the user's
+                self._metrics_url, timeout=MONITOR_TIMEOUT_S, context=context
+            ) as answer:
                 text = answer.read().decode()
         except (OSError, ValueError) as exc:
             if self._metrics_answered is None:
@@ -137,7 +140,7 @@ class ServerMonitor:
 def first_server(connection: Connection) -> Connection:
     """Return the way to ask the first server of ``connection``, without shared memory."""
     url = connection.url.split(",")[0].strip()
-    protocol: TransportName = "http" if url.startswith("http://") else "grpc"
+    protocol: TransportName = "http" if url.startswith(("http://", "https://")) else "grpc"
     return dataclasses.replace(connection, url=url, transport=protocol)
 
 

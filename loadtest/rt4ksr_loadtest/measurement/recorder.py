@@ -14,7 +14,7 @@ from rt4ksr_loadtest.measurement.timeline import Second
 
 __all__ = ["NO_SERVER", "Recorder"]
 
-NO_SERVER: Final = frozenset({"unreachable", "not ready"})
+NO_SERVER: Final = frozenset({"unreachable", "TLS", "not ready"})
 """Kinds of failure that mean that no server answers."""
 
 
