@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,19 +88,26 @@ class ContainerFormat:
         if self.name in ("mp4", "mov") and context and context.codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"
 
-    def open(self, path: Path, *, through_tee: bool = False) -> OutputContainer:
-        """Open ``path`` for writing.
+    def open(
+        self, path: Path, *, metadata: Mapping[str, str], through_tee: bool = False
+    ) -> OutputContainer:
+        """Open ``path`` for writing; the file will have the tags ``metadata``.
 
         PyAV adds no stream of a codec that Matroska holds in the manner of AVI, such as WMA and
         ADPCM. It does ``through_tee``, FFmpeg's muxer that passes streams on to another one, though
         without chapters.
         """
-        url = ffmpeg_url(path)
+        url, options = ffmpeg_url(path), dict(self.muxer_options)
+        if "movflags" in options and any(key.startswith("com.") for key in metadata):
+            # Apple's and Android's tags; the others are written like them then.
+            options["movflags"] += "+use_metadata_tags"
         if through_tee:
             escaped = re.sub(r"[\\'|\s]", r"\\\g<0>", url)
-            options = "".join(f":{key}={value}" for key, value in self.muxer_options.items())
-            return av.open(f"[f={self.name}{options}]{escaped}", "w", format="tee")
-        return av.open(url, "w", format=self.name, options=self.muxer_options)
+            output = av.open(f"[f={self.name}]{escaped}", "w", format="tee")
+        else:
+            output = av.open(url, "w", format=self.name, options=options)
+        output.metadata.update(kept_metadata(metadata))
+        return output
 
     def add_copy(
         self, output: OutputContainer, stream: Stream, first: Packet[Any] | None
@@ -141,10 +148,16 @@ def is_cover(stream: Stream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def kept_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    """Leave out what the muxer writes itself, and what was true of the source's coding only."""
+def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what the muxer writes itself, and what was true of the source's coding only.
+
+    FFmpeg reads the title of a stream in MP4 as its name, and writes it as its title.
+    """
     technical = {"encoder", "major_brand", "minor_version", "compatible_brands", "handler_name"}
-    technical |= {"duration", "rotate", "bps", "vendor_id"}
+    technical |= {"duration", "rotate", "bps", "vendor_id", "software"}
+    if "name" in metadata and "title" not in metadata:
+        metadata = {**metadata, "title": metadata["name"]}
+        technical.add("name")
     return {
         key: value
         for key, value in metadata.items()

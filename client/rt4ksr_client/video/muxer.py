@@ -15,6 +15,7 @@ from typing import Any, Final
 import av
 import numpy as np
 from av.packet import Packet
+from av.stream import Discard
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
@@ -35,6 +36,7 @@ from rt4ksr_client.video.copies import (
     other_packets,
 )
 from rt4ksr_client.video.decoding import nothing_lost, readable_packets
+from rt4ksr_client.video.losses import losses
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment, SegmentEncoder
 from rt4ksr_client.video.sound import ENCODERS, EncodedSound
@@ -90,8 +92,9 @@ class Muxer:
                 stream
                 for stream in container.streams
                 if stream.index != video.index
-                # Muxers make a track of their own from the video's time code.
+                # Muxers make tracks of their own from the video's time code and from chapters.
                 and not (stream.type == "data" and "timecode" in stream.metadata)
+                and not (stream.type == "data" and stream.discard == Discard.all)
                 and not (stream.type == "audio" and self._options.audio == "none")
             ]
             wanted = {stream.index: self._encoders_for(stream)[0] for stream in others}
@@ -100,8 +103,10 @@ class Muxer:
             else:
                 self._check_picture(sample, has_timecode="timecode" in video.metadata)
                 self._leave_out([s for s in others if not self._take(s, sample)], sample)
-            if self._through_tee and container.chapters():
-                warn(f"{self._target}: chapters are left out, beside sound of this kind")
+            self._rehearse(sample, self._tracks, through_tee=self._through_tee)
+            with open_input(self._trial_of(sample)) as output:
+                for lost in losses(container, [video.index, *self._tracks], output):
+                    warn(f"{self._target}: this format cannot hold {lost}: left out")
             for index, encoder in self._tracks.items():
                 verb = f"encodes by {encoder}" if encoder else "copies"
                 kind = container.streams[index].type
@@ -168,11 +173,14 @@ class Muxer:
                 )
             warn(f"{self._target}: this format cannot hold {what}: left out{remedy}")
 
+    def _trial_of(self, sample: Segment) -> Path:
+        return sample.path.with_name(f"rehearsal{self._target.suffix}")
+
     def _rehearse(
         self, sample: Segment, tracks: dict[int, str | None], *, through_tee: bool = False
     ) -> bool:
         """Write a file with the first packets of the streams; return whether all are in it."""
-        trial = sample.path.with_name(f"rehearsal{self._target.suffix}")
+        trial = self._trial_of(sample)
         cut = Cut(None, self._source.begin_s)
         try:
             others = self._mux(
@@ -239,7 +247,7 @@ class Muxer:
         """Write a file; return its streams beside the video."""
         with (
             self._source.open() as (container, original),
-            self._format.open(path, through_tee=through_tee) as output,
+            self._format.open(path, metadata=container.metadata, through_tee=through_tee) as output,
             open_input(segments[0].path) as first,
         ):
             picture: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
@@ -257,7 +265,6 @@ class Muxer:
                 # None: its first packet was enough.
                 elif added := self._format.add_copy(output, stream, self._first_packets.get(index)):
                     others[index] = CopiedStream(added, seams, cut, least_step=step)
-            output.metadata.update(kept_metadata(container.metadata))
             output.set_chapters(cut.chapters(container.chapters()))
             output.start_encoding()  # from here on, streams have the units of the format
             packets = heapq.merge(
