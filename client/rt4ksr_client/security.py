@@ -55,7 +55,7 @@ class Security:
         headers: name to value; sent with every request, as HTTP headers or gRPC metadata. ``host``
             replaces the host of the address in requests, not in the check of the certificate.
         header_file: a file with a line ``name: value`` for each further header. It is read again
-            for every request, so that a token in it may be renewed.
+            for every request, so that a token in it may be renewed; a pipe is read once.
 
     Raises:
         ValueError: a file that cannot be read or is not PEM, a key that does not fit its
@@ -76,7 +76,11 @@ class Security:
         object.__setattr__(
             self, "headers", dict(_checked(*pair, "headers") for pair in self.headers.items())
         )
-        self._all_headers()
+        headers = self._all_headers()
+        if self.header_file is not None and not Path(self.header_file).is_file():
+            # A pipe, such as bash's <(...), which can be read once.
+            object.__setattr__(self, "headers", headers)
+            object.__setattr__(self, "header_file", None)
         if self.ca_file is not None or self.cert_file is not None:
             self.tls_context()
 

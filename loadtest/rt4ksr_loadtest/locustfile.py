@@ -19,6 +19,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from rt4ksr_client.errors import LoadTestError, Rt4ksrError
 from rt4ksr_loadtest import web_ui as our_web_ui
+from rt4ksr_loadtest.destination import check_destination
 from rt4ksr_loadtest.load.frames import load_frames
 from rt4ksr_loadtest.load.users import FrameUser
 from rt4ksr_loadtest.measurement.machines import read_server_status
@@ -78,11 +79,8 @@ def begin(environment: Environment, **_: Any) -> None:
     run, runner = run_of(environment), environment.runner
     try:
         options = read_options(environment.parsed_options, environment.host)
-        if options.connection.security.secret_names and options.url != run.options.url:
-            raise LoadTestError(
-                f"the headers are for {run.options.url}: start Locust anew with --host "
-                f"{options.url} to send them there"
-            )
+        if not run.is_worker:
+            check_destination(options, run.given)
     except LoadTestError as exc:
         logger.error("the run was not started: %s", exc)
         run.draining = True

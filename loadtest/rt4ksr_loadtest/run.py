@@ -79,7 +79,8 @@ class LoadRun:
     def __init__(self, environment: Environment, options: LoadOptions) -> None:
         runs[environment] = self
         self._environment = environment
-        self.options = options
+        self.options = self.given = options
+        """Those of the run, and those that Locust was started with."""
         self.shape: LoadShape | None = None
         self.recorder = Recorder()
         self.timeline: Timeline | None = None

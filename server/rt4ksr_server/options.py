@@ -69,6 +69,10 @@ class ServerOptions:
         for flag in self.extra_args:
             if flag.partition("=")[0] in OWN_FLAGS:
                 raise ServerStartError(f"{flag}: use the argument of TritonServer for this")
+            if flag.startswith("--grpc-use-ssl") and "http" not in self.wanted_ports:
+                raise ServerStartError(
+                    f"{flag}: give an HTTP port, too, to ask whether it is ready"
+                )
 
     def arguments(self, server_id: str, region_prefix: str, ports: Mapping[str, int]) -> list[str]:
         """Return the tritonserver flags for a server on ``ports``.

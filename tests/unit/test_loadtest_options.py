@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
@@ -18,6 +18,7 @@ from rt4ksr_client.cli.security import FILE_OPTIONS
 from rt4ksr_client.connection import Connection
 from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest import cli
+from rt4ksr_loadtest.destination import check_destination
 from rt4ksr_loadtest.options import OPTIONS, LoadOptions
 from support.loadtest_options import FormParser, parse_options
 
@@ -224,6 +225,22 @@ def test_headers_and_files_come_from_the_environment(
         "authorization": "s3cret",
     }
     assert "s3cret" not in repr(options)
+
+
+def test_headers_cannot_be_sent_elsewhere_from_the_web_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "headers").write_text("authorization: s3cret")
+    words = ("--header-file", str(tmp_path / "headers"))
+    given = replace(parse_options(*words), url="https://server")
+
+    check_destination(replace(given, users=9), given)
+    with pytest.raises(LoadTestError, match="headers are for https://server: start Locust with"):
+        check_destination(replace(given, url="https://elsewhere"), given)
+    with pytest.raises(LoadTestError, match="cannot be changed here"):
+        check_destination(replace(given, header_file=None), given)
+    without = replace(given, header_file=None)
+    check_destination(replace(without, url="https://elsewhere"), without)
 
 
 def test_help_has_no_percent_sign_for_argparse_to_interpret() -> None:

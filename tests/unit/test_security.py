@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,17 @@ def test_a_header_file_is_read_again_for_every_request(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(AccessDeniedError, match=f"header_file {file}: No such file"):
         security.request_headers()
+
+
+def test_headers_from_a_pipe_are_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(pipe.write_text, f"authorization: {SECRET}")
+        security = Security(header_file=pipe)
+
+    assert security.request_headers() == {"authorization": SECRET}
+    assert SECRET not in repr(security)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,10 @@ def test_a_folder_that_is_not_a_model_repository_is_rejected_by_name(tmp_path: P
         ({"exit_timeout_s": -1.0}, "must be positive"),
         ({"wanted_ports": {"metrics": 0}}, "needs gRPC, HTTP or both"),
         ({"extra_args": ("--http-port=1",)}, "--http-port=1: use the argument"),
+        (
+            {"extra_args": ("--grpc-use-ssl=true",), "wanted_ports": {"grpc": 0}},
+            "--grpc-use-ssl=true: give an HTTP port",
+        ),
     ],
 )
 def test_arguments_that_cannot_work_are_rejected(
