@@ -11,7 +11,8 @@ __all__ = ["check_destination"]
 def check_destination(options: LoadOptions, given: LoadOptions) -> None:
     """Reject a run with ``options`` that sends headers to another host than ``given`` names.
 
-    Whoever may use the web page could otherwise have them, or a file, sent to a host of theirs.
+    Whoever may use the web page could otherwise have them, or a file, sent to a host of theirs. A
+    worker compares with its own command line, too: it has headers of its own environment.
 
     Raises:
         LoadTestError: another host, or other files.
@@ -19,7 +20,10 @@ def check_destination(options: LoadOptions, given: LoadOptions) -> None:
     """
     security = options.connection.security
     if security != given.connection.security:
-        raise LoadTestError("files for TLS and headers cannot be changed here: start Locust anew")
+        raise LoadTestError(
+            "other files for TLS or headers than this process was started with: start Locust's "
+            "master and workers anew, all with these"
+        )
     if security.request_headers() and options.url != given.url:
         raise LoadTestError(
             f"the headers are for {given.url}: start Locust with --host {options.url} to send them "

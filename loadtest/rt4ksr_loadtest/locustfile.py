@@ -79,8 +79,7 @@ def begin(environment: Environment, **_: Any) -> None:
     run, runner = run_of(environment), environment.runner
     try:
         options = read_options(environment.parsed_options, environment.host)
-        if not run.is_worker:
-            check_destination(options, run.given)
+        check_destination(options, run.given)
     except LoadTestError as exc:
         logger.error("the run was not started: %s", exc)
         run.draining = True

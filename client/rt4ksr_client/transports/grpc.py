@@ -178,7 +178,7 @@ class GrpcTransport(Transport, ProcessBound):
         except grpc.RpcError as exc:
             if self._closed:
                 raise closed() from exc
-            if exc.code() is grpc.StatusCode.UNAVAILABLE and (fault := self._fault(exc.details())):
+            if exc.code() is grpc.StatusCode.UNAVAILABLE and (fault := self._fault(exc, call)):
                 raise fault from exc
             text = self._endpoint.security.hide(exc.details() or "")
             raise error_for_grpc(exc.code().name, text, headers) from exc
@@ -187,16 +187,16 @@ class GrpcTransport(Transport, ProcessBound):
                 raise closed() from exc
             raise
 
-    def _fault(self, details: str | None) -> ServerError | None:
+    def _fault(self, exc: grpc.RpcError, call: Call) -> ServerError | None:
         """Return what keeps this client and the server from understanding each other, if known."""
-        if self._answered and "handshake" not in (details or "").lower():
+        if self._answered and "handshake" not in (exc.details() or "").lower():
             return None
         if not self._endpoint.is_tls and speaks_http(self._endpoint):
             return ServerError(
                 f"this port speaks HTTP, not gRPC: use http://{self.address}, or the server's "
                 "gRPC port (8001 by default)"
             )
-        return diagnose(self._endpoint, http2=True)
+        return diagnose(self._endpoint, call, http2=True)
 
 
 def speaks_http(endpoint: Endpoint) -> bool:

@@ -112,7 +112,7 @@ class HttpTransport(Transport):
         except TlsError:
             raise
         except ServerUnreachableError as exc:
-            if exchange.sock is not None and (fault := self._fault()):
+            if exchange.sock is not None and (fault := self._fault(exchange.call)):
                 raise fault from exc
             raise
         except ServerError as exc:
@@ -128,7 +128,7 @@ class HttpTransport(Transport):
             text = str(json.loads(body)["error"])
         except (ValueError, KeyError, TypeError, RecursionError):
             # Not Triton's: a gateway's, and then often a page.
-            if exchange.status == http.client.BAD_REQUEST and (fault := self._fault()):
+            if exchange.status == http.client.BAD_REQUEST and (fault := self._fault(exchange.call)):
                 return fault
             text = " ".join(_TAG.sub(" ", body[:4096].decode(errors="replace")).split())[:200]
         location = exchange.started().headers.get("Location")
@@ -143,9 +143,9 @@ class HttpTransport(Transport):
             )
         return error_for_http(exchange.status, text, sent)
 
-    def _fault(self) -> ServerError | None:
+    def _fault(self, call: Call) -> ServerError | None:
         """Return what keeps this client and the server from understanding each other, if known."""
-        return None if self._answered else diagnose(self._endpoint, http2=False)
+        return None if self._answered else diagnose(self._endpoint, call, http2=False)
 
 
 def _model_path(model: str) -> str:

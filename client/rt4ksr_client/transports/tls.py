@@ -6,6 +6,7 @@ import socket
 import ssl
 from typing import Final
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Endpoint
 from rt4ksr_client.errors import ServerError, TlsError
 
@@ -45,21 +46,25 @@ def tls_error(exc: OSError, endpoint: Endpoint) -> TlsError:
     return TlsError(f"{endpoint}: {what}")
 
 
-def diagnose(endpoint: Endpoint, *, http2: bool) -> ServerError | None:
+def diagnose(endpoint: Endpoint, call: Call, *, http2: bool) -> ServerError | None:
     """Try TLS with a server that gave no answer; return what is wrong, or None if nothing is.
 
     Sends no header of the user's and, without TLS, nothing but a handshake.
+
+    Raises:
+        DeadlineExceededError: the deadline of the call that failed has passed.
+
     """
     url = f"{'grpcs' if http2 else 'https'}://{endpoint.address}"
     speaks_tls = TlsError(f"{endpoint}: this port speaks TLS: use {url}")
     begun = False
     try:
-        with _connect(endpoint, "h2" if http2 else "http/1.1") as sock:
+        with _connect(endpoint, "h2" if http2 else "http/1.1", call) as sock:
             begun = True
             if not endpoint.is_tls:
                 return speaks_tls
             confirmed = sock.selected_alpn_protocol() is not None
-            if not confirmed and (fault := _other_protocol(endpoint, http2=http2)):
+            if not confirmed and (fault := _other_protocol(endpoint, call, http2=http2)):
                 return fault
             if not http2:
                 sock.sendall(_QUESTION)
@@ -86,14 +91,14 @@ def diagnose(endpoint: Endpoint, *, http2: bool) -> ServerError | None:
     )
 
 
-def _other_protocol(endpoint: Endpoint, *, http2: bool) -> ServerError | None:
+def _other_protocol(endpoint: Endpoint, call: Call, *, http2: bool) -> ServerError | None:
     """Return the error for a server that does not confirm the protocol; None if it need not."""
     if http2:  # gRPC insists on it
         return TlsError(
             f"{endpoint}: this port speaks HTTPS, not gRPC: use https://, or the port that speaks "
             "gRPC"
         )
-    with _connect(endpoint, "h2") as sock:
+    with _connect(endpoint, "h2", call) as sock:
         if sock.selected_alpn_protocol() is None:
             return None
     return TlsError(
@@ -102,7 +107,7 @@ def _other_protocol(endpoint: Endpoint, *, http2: bool) -> ServerError | None:
     )
 
 
-def _connect(endpoint: Endpoint, protocol: str) -> ssl.SSLSocket:
+def _connect(endpoint: Endpoint, protocol: str, call: Call) -> ssl.SSLSocket:
     """Return a connection with TLS, on which ``protocol`` was offered."""
     name = endpoint.host
     if endpoint.is_tls:
@@ -113,7 +118,8 @@ def _connect(endpoint: Endpoint, protocol: str) -> ssl.SSLSocket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols([protocol])
-    plain = socket.create_connection((endpoint.host, endpoint.port), _TIMEOUT_S)
+    timeout_s = min(_TIMEOUT_S, call.required_s(str(endpoint)))
+    plain = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
     try:
         return context.wrap_socket(plain, server_hostname=name)
     except OSError:
