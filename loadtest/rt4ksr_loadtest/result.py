@@ -73,7 +73,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_version: str
     server_on_this_host: bool
     model_weights_sha256: dict[str, str]
-    gpus: tuple[str, ...]
+    gpus: tuple[str, ...] | None
+    """The server's, by memory and UUID; None if its metrics could not be read."""
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +117,9 @@ class Totals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ServerWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the server reported of the same window; times are means per request.
 
-    ``cpu_cores`` is the mean number of busy cores. None where the server does not report it.
+    ``cpu_cores`` is the mean number of busy cores; ``gpu_share`` the mean utilisation of the GPUs,
+    0 to 1, ``gpu_memory_bytes`` the most memory used of all together, ``gpu_power_w`` their mean
+    power together, in watts. None where the server does not report it.
     """
 
     success_count: int
@@ -131,6 +134,8 @@ class ServerWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_bytes: int | None
     gpu_share: float | None
     pending_max: int | None
+    gpu_memory_bytes: int | None = None
+    gpu_power_w: float | None = None
 
 
 class Generator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -187,7 +187,6 @@ class LoadRun:
         if self._monitor is None:
             return None
         self._sample()
-        on_this_host = self._monitor.on_this_host
         self._monitor.close()
         return summarize(
             FinishedRun(
@@ -196,7 +195,7 @@ class LoadRun:
                 stop_s=self.stop_s or time.time(),
                 levels=self.shape.levels() if self.shape is not None else [],
                 input_size_px={model: self._size_px(model) for model in self.options.shares},
-                machine=machine_facts(self.options, server_on_this_host=on_this_host),
+                machine=machine_facts(self.options, self._monitor),
                 silent_workers=sorted(self._silent),
             )
         )

@@ -165,6 +165,10 @@ def calibrated(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -
     return CalibratedRuns(closed, opened, flat, folder)
 
 
+def test_the_result_has_no_gpus_where_the_server_sees_none(calibrated: CalibratedRuns) -> None:
+    assert calibrated.closed.machine.gpus == ()
+
+
 def test_closed_loop_throughput_is_users_by_latency_and_the_server_counts_the_same(
     calibrated: CalibratedRuns,
 ) -> None:

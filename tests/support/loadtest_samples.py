@@ -49,7 +49,7 @@ MACHINE = Machine(
     server_version="2.59.0",
     server_on_this_host=True,
     model_weights_sha256={"rt4ksr_x2": "9f" * 32, "rt4ksr_x3": "3c" * 32},
-    gpus=("NVIDIA H100 80GB HBM3",),
+    gpus=("79.6 GiB (GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4)",),
 )
 
 
@@ -149,6 +149,8 @@ def run(
             memory_bytes=int(2.1 * 2**30),
             gpu_share=0.83,
             pending_max=3,
+            gpu_memory_bytes=6 * 2**30,
+            gpu_power_w=312.0,
         ),
         generator=Generator(
             cpu_cores=0.6,

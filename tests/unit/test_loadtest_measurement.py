@@ -19,6 +19,7 @@ from rt4ksr_loadtest.measurement.latency import (
     PackedHistogram,
     read_distribution,
 )
+from rt4ksr_loadtest.measurement.machines import ServerMonitor
 from rt4ksr_loadtest.measurement.recorder import Recorder
 from rt4ksr_loadtest.measurement.summary import FinishedRun, knee_of, latency_of, summarize
 from rt4ksr_loadtest.measurement.timeline import (
@@ -30,7 +31,35 @@ from rt4ksr_loadtest.measurement.timeline import (
 )
 from rt4ksr_loadtest.result import Outage, Step
 from support import loadtest_samples as samples
+from support.http_servers import Peer, ScriptedServer
 from support.loadtest_options import parse_options
+
+TWO_GPUS = """\
+# HELP nv_inference_pending_request_count Requests awaiting execution.
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="rt4ksr_x2",version="1"} 3
+nv_inference_pending_request_count{model="rt4ksr_x3",version="1"} 1
+# HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
+# TYPE nv_gpu_utilization gauge
+nv_gpu_utilization{gpu_uuid="GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4"} 0.900000
+nv_gpu_utilization{gpu_uuid="GPU-dc3b1d5e-16de-1ee3-0a4a-8a0a6c9d1f2b"} 0.500000
+# HELP nv_gpu_memory_total_bytes GPU total memory, in bytes
+# TYPE nv_gpu_memory_total_bytes gauge
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4"} 85520809984.000000
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-dc3b1d5e-16de-1ee3-0a4a-8a0a6c9d1f2b"} 8.5520809984e+10
+# HELP nv_gpu_memory_used_bytes GPU used memory, in bytes
+# TYPE nv_gpu_memory_used_bytes gauge
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4"} 3221225472.000000
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-dc3b1d5e-16de-1ee3-0a4a-8a0a6c9d1f2b"} 1073741824.000000
+# HELP nv_gpu_power_usage GPU power usage in watts
+# TYPE nv_gpu_power_usage gauge
+nv_gpu_power_usage{gpu_uuid="GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4"} 250.500000
+nv_gpu_power_usage{gpu_uuid="GPU-dc3b1d5e-16de-1ee3-0a4a-8a0a6c9d1f2b"} 99.500000
+# HELP nv_cpu_utilization CPU utilization rate [0.0 - 1.0]
+# TYPE nv_cpu_utilization gauge
+nv_cpu_utilization 0.25
+"""
+"""What Triton's metrics have on a machine with two GPUs, shortened."""
 
 EXACTNESS = 0.001
 """Three significant digits."""
@@ -304,3 +333,52 @@ def test_the_knee_is_the_first_step_with_about_the_best_throughput_within_the_ob
     assert knee_of(steps, None) == 1
     assert knee_of(steps[:1], None) == 0
     assert knee_of(steps, 50) is None
+
+
+def metrics_of(text: str) -> tuple[ServerMonitor, ServerSecond]:
+    """Read a server's metrics, which are ``text``, twice."""
+    content = text.encode()
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(content)
+
+    def answer(number: int, peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head + content)
+        peer.close()
+
+    with ScriptedServer(answer) as server:
+        url = f"http://{server.address}"
+        monitor = ServerMonitor(parse_options("--metrics-url", f"{url}/metrics"))
+        seen = ServerSecond()
+        for _ in range(2):
+            monitor.read_metrics(second := ServerSecond())
+            seen.add(second)
+        monitor.close()
+    return monitor, seen
+
+
+def test_gpus_come_from_the_metrics_of_the_server() -> None:
+    monitor, seen = metrics_of(TWO_GPUS)
+
+    assert monitor.gpus == (
+        "79.6 GiB (GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4)",
+        "79.6 GiB (GPU-dc3b1d5e-16de-1ee3-0a4a-8a0a6c9d1f2b)",
+    )
+    assert seen.gpu_share == pytest.approx(0.7)
+    assert seen.gpu_power_w == pytest.approx(350)
+    assert seen.gpu_memory_bytes_max == 4 * 2**30
+    assert seen.pending_max == 4
+
+
+@pytest.mark.parametrize("text", ["nv_cpu_utilization 0.25\n", "<html>a b E</html>\n", ""])
+def test_a_server_without_gpus_has_none(text: str) -> None:
+    monitor, seen = metrics_of(text)
+
+    assert monitor.gpus == ()
+    assert (seen.gpu_share, seen.gpu_power_w, seen.gpu_memory_bytes_max) == (None, None, None)
+
+
+def test_without_metrics_it_is_not_known_whether_there_are_gpus() -> None:
+    monitor = ServerMonitor(parse_options("--metrics-url", "http://127.0.0.1:9/metrics"))
+    monitor.read_metrics(ServerSecond())
+
+    assert monitor.gpus is None

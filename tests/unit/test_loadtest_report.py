@@ -280,6 +280,24 @@ def test_the_time_of_a_request_is_split_between_server_and_network() -> None:
     assert "Time of a request" not in page_of("nothing correct, judged")
 
 
+@pytest.mark.parametrize(
+    ("gpus", "shown"),
+    [
+        (("79.6 GiB (GPU-1)", "79.6 GiB (GPU-2)"), "GPUs 2: 79.6 GiB (GPU-1), 79.6 GiB (GPU-2)"),
+        ((), "GPUs none seen"),
+        (None, "GPUs not known: the server's metrics could not be read"),
+    ],
+)
+def test_the_report_tells_gpus_none_and_not_known_apart(
+    gpus: tuple[str, ...] | None, shown: str
+) -> None:
+    run = samples.run()
+    page = _Page(run_page(replace(run, machine=replace(run.machine, gpus=gpus)))).text
+
+    assert shown in page
+    assert "GPU memory, at most 6.00 GiB GPU power 312 W" in page
+
+
 def test_overlapping_intervals_do_not_run_backwards() -> None:
     first, *rest = samples.run(duration_s=3.0, warmup_s=0.0).intervals
     panel = Figure().subplots()

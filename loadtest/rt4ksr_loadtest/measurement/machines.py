@@ -7,8 +7,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
+import re
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +37,10 @@ FIRST_READING_TIMEOUT_S: Final = 10.0
 """A later reading may be missed. Without the first, answers would be missing from the counts."""
 
 STATUS_TIMEOUT_S: Final = 5.0
+SAMPLE: Final = re.compile(r"^(\w+)(?:{(.*)})? (-?[\d.]+(?:[eE][-+]?\d+)?)$", re.MULTILINE)
+"""A line of Prometheus's text format: name, labels, value."""
+
+GPU_UUID: Final = re.compile(r'gpu_uuid="([^"]*)"')
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ class ServerMonitor:
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         self._metrics_url = options.metrics_url or f"http://{host}:{METRICS_PORT}/metrics"
         self._metrics_answered: bool | None = None
+        self.gpus: tuple[str, ...] | None = None
+        """Memory and UUID of each GPU that the metrics tell of; None if there are no metrics."""
         self._process: psutil.Process | None = None
         self._cpu_at_s: tuple[float, float] | None = None
         self._was_read = False
@@ -67,7 +75,7 @@ class ServerMonitor:
     def read(self) -> ServerSecond:
         """Return what changed since the last call; nothing if the server does not answer."""
         seen = ServerSecond(counts=self._count_growth())
-        self._read_metrics(seen)
+        self.read_metrics(seen)
         if self.on_this_host:
             self._read_process(seen)
         return seen
@@ -93,7 +101,8 @@ class ServerMonitor:
             return now
         return {name: now[name] - last[name] for name in now}
 
-    def _read_metrics(self, seen: ServerSecond) -> None:
+    def read_metrics(self, seen: ServerSecond) -> None:
+        """Put what the server's metrics say into ``seen`` and :attr:`gpus`."""
         if self._metrics_answered is False:
             return
         try:
@@ -110,13 +119,20 @@ class ServerMonitor:
                 self._metrics_answered = False
             return
         self._metrics_answered = True
-        rows = [line.rsplit(" ", 1) for line in text.splitlines() if line[:1] not in ("#", "")]
-        values = [(name, float(value)) for name, value in rows]
-        pending = [v for n, v in values if n.startswith("nv_inference_pending_request_count")]
-        gpus = [v for n, v in values if n.startswith("nv_gpu_utilization")]
+        values: dict[str, dict[str, float]] = defaultdict(dict)
+        for name, labels, value in SAMPLE.findall(text):
+            values[name][labels] = float(value)
+        pending = values["nv_inference_pending_request_count"].values()
         seen.pending_max = int(sum(pending)) if pending else None
-        if gpus:
-            seen.gpu_share_sum, seen.gpu_readings = sum(gpus) / len(gpus), 1
+        memory_bytes = values["nv_gpu_memory_total_bytes"]
+        self.gpus = tuple(
+            f"{size_bytes / 2**30:.1f} GiB ({', '.join(GPU_UUID.findall(labels))})"
+            for labels, size_bytes in sorted(memory_bytes.items())
+        )
+        if shares := values["nv_gpu_utilization"].values():
+            seen.gpu_share_sum, seen.gpu_readings = sum(shares) / len(shares), 1
+            seen.gpu_power_w_sum = sum(values["nv_gpu_power_usage"].values())
+            seen.gpu_memory_bytes_max = int(sum(values["nv_gpu_memory_used_bytes"].values()))
 
     def _read_process(self, seen: ServerSecond) -> None:
         try:
@@ -155,8 +171,11 @@ def read_server_status(options: LoadOptions) -> ServerStatus:
         return read_status(transport, Call(STATUS_TIMEOUT_S))
 
 
-def machine_facts(options: LoadOptions, *, server_on_this_host: bool) -> Machine:
-    """Return facts about the generator's machine and the server; fewer if the server is gone."""
+def machine_facts(options: LoadOptions, monitor: ServerMonitor) -> Machine:
+    """Return facts about the generator's machine and the server; fewer if the server is gone.
+
+    ``monitor`` has read the server's metrics, and may be closed.
+    """
     version, weights = "not known", {}
     try:
         server = read_server_status(options)
@@ -177,9 +196,9 @@ def machine_facts(options: LoadOptions, *, server_on_this_host: bool) -> Machine
         python=platform.python_version(),
         versions={name: metadata.version(name) for name in PACKAGES},
         server_version=version,
-        server_on_this_host=server_on_this_host,
+        server_on_this_host=monitor.on_this_host,
         model_weights_sha256=weights,
-        gpus=(),
+        gpus=monitor.gpus,
     )
 
 

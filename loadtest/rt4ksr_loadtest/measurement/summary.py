@@ -282,6 +282,8 @@ def _server_work(seen: ServerSecond) -> ServerWork | None:
         cpu_cores=seen.cpu_cores,
         memory_bytes=seen.memory_bytes_max,
         gpu_share=seen.gpu_share,
+        gpu_memory_bytes=seen.gpu_memory_bytes_max,
+        gpu_power_w=seen.gpu_power_w,
         pending_max=seen.pending_max,
     )
 

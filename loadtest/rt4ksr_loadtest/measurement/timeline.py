@@ -41,13 +41,18 @@ class ServerSecond(msgspec.Struct):
     cpu_readings: int = 0
     gpu_share_sum: float = 0.0
     gpu_readings: int = 0
+    gpu_power_w_sum: float = 0.0
+    gpu_memory_bytes_max: int | None = None
 
     def add(self, other: ServerSecond) -> None:
         """Add an earlier or later second."""
         self.counts = _sum_by_key(self.counts, other.counts)
         self.pending_max = _extreme(max, self.pending_max, other.pending_max)
-        self.memory_bytes_max = _extreme(max, self.memory_bytes_max, other.memory_bytes_max)
-        for name in ("cpu_cores_sum", "cpu_readings", "gpu_share_sum", "gpu_readings"):
+        for name in ("memory_bytes_max", "gpu_memory_bytes_max"):
+            setattr(self, name, _extreme(max, getattr(self, name), getattr(other, name)))
+        for name in ("cpu_cores_sum", "cpu_readings"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("gpu_share_sum", "gpu_power_w_sum", "gpu_readings"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
@@ -59,6 +64,11 @@ class ServerSecond(msgspec.Struct):
     def gpu_share(self) -> float | None:
         """Mean utilisation of the GPUs, 0 to 1."""
         return self.gpu_share_sum / self.gpu_readings if self.gpu_readings else None
+
+    @property
+    def gpu_power_w(self) -> float | None:
+        """Mean power of all GPUs together, in watts."""
+        return self.gpu_power_w_sum / self.gpu_readings if self.gpu_readings else None
 
 
 class Second(msgspec.Struct):

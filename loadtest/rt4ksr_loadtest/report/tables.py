@@ -131,6 +131,8 @@ def server(result: RunResult) -> Rows:
         ("most queued", NONE if work.pending_max is None else f"{work.pending_max:,} requests"),
         ("CPU", NONE if work.cpu_cores is None else f"{number(work.cpu_cores)} cores"),
         ("GPU", NONE if work.gpu_share is None else percent(work.gpu_share)),
+        ("GPU memory, at most", memory(work.gpu_memory_bytes)),
+        ("GPU power", NONE if work.gpu_power_w is None else f"{number(work.gpu_power_w)} W"),
         ("memory", memory(work.memory_bytes)),
     )
 
@@ -179,6 +181,9 @@ def machine(result: RunResult) -> Rows:
     """Return the machines, and the versions of what ran on them."""
     used = result.machine
     place = "the generator's machine" if used.server_on_this_host else "another machine"
+    gpus = "not known: the server's metrics could not be read"
+    if used.gpus is not None:
+        gpus = f"{len(used.gpus)}: {', '.join(used.gpus)}" if used.gpus else "none seen"
     weights = [f"{name} {digest[:12]}" for name, digest in used.model_weights_sha256.items()]
     return (
         ("generator", f"{used.generator_cpu}, {used.generator_cores} cores"),
@@ -186,7 +191,7 @@ def machine(result: RunResult) -> Rows:
         ("generator system", used.generator_system),
         ("server runs on", place),
         ("Triton", used.server_version),
-        ("GPUs", ", ".join(used.gpus) or "none reported"),
+        ("GPUs", gpus),
         ("weights (SHA-256)", ", ".join(weights) or NONE),
         ("Python", used.python),
         *used.versions.items(),
