@@ -11,6 +11,7 @@
     │   ├── WrongScaleError           the served model upscales by another factor
     │   ├── DeadlineExceededError     no answer within the deadline
     │   ├── OverloadedError           the server's queue is full
+    │   ├── SharedMemoryError         the server's /dev/shm is full
     │   └── InvalidRequestError       the server rejected the request as malformed
     ├── CheckpointError           rt4ksr_export: weights that cannot be read or do not fit
     ├── ExportError               rt4ksr_export: a repository that could not be made
@@ -39,6 +40,7 @@ __all__ = [
     "ServerError",
     "ServerStartError",
     "ServerUnreachableError",
+    "SharedMemoryError",
     "TlsError",
     "VerificationError",
     "VideoError",
@@ -88,6 +90,10 @@ class DeadlineExceededError(ServerError):
 
 class OverloadedError(ServerError):
     """The server's queue is full, so it rejected the request before working on it."""
+
+
+class SharedMemoryError(ServerError):
+    """The server's /dev/shm is full, so its models could not exchange the frame."""
 
 
 class InvalidRequestError(ServerError):

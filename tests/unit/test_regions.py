@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,38 @@ def test_a_region_that_does_not_fit_leaves_no_name() -> None:
 
     ours = {path for path in set(Path("/dev/shm").iterdir()) - before if "client" in path.name}
     assert not ours
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "size_mib", "leaving_mib", "fits"),
+    [
+        (63, 32, 32, False),
+        (64, 32, 32, True),
+        (64, 1, 64, False),
+        (65, 1, 64, True),
+        (33, 1, 2, True),  # the server's pool grows by 32 MiB at once
+        (32, 1, 2, False),
+    ],
+)
+def test_a_region_is_only_made_where_it_leaves_enough_for_the_server(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int, size_mib: int, leaving_mib: int, fits: bool
+) -> None:
+    found = SimpleNamespace(f_frsize=4096, f_blocks=128 << 8, f_bavail=free_mib << 8)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+    if fits:
+        regions.SystemRegion.check_room(size_mib << 20, leaving_mib << 20)
+        return
+    needed_mib = size_mib + max(leaving_mib, 32)
+    with pytest.raises(OSError, match=rf"has {free_mib} MiB free of 128, .* need {needed_mib}: "):
+        regions.SystemRegion.check_room(size_mib << 20, leaving_mib << 20)
+
+
+def test_a_tmpfs_without_a_limit_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(f_frsize=4096, f_blocks=0, f_bavail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+    regions.SystemRegion.check_room(1 << 30, 1 << 30)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ class CudaRegion(Region):
         self._handle = handle
         weakref.finalize(self, self._destroy, self._cuda, handle, os.getpid())
 
+    @classmethod
+    def check_room(cls, size_bytes: int, leaving_bytes: int) -> None:
+        """See :class:`~rt4ksr_client.transports.regions.Region`; CUDA itself says what is free."""
+
     def register(self, control: GrpcTransport, call: Call) -> None:
         """See :class:`~rt4ksr_client.transports.regions.Region`."""
         request = service_pb2.CudaSharedMemoryRegisterRequest(

@@ -112,6 +112,8 @@ class AutoTransport(NegotiatedTransport):
 
     def _choose_grpc(self, obstacle: Exception, call: Call) -> Transport:
         reason = f"the server cannot map this process's memory: {obstacle}"
+        if isinstance(obstacle, OSError):
+            reason = f"too little shared memory: {obstacle}"
         transport = GrpcTransport(
             dataclasses.replace(self._endpoint, transport="grpc", reason=reason)
         )

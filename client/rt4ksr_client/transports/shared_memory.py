@@ -18,15 +18,16 @@ from rt4ksr_client.errors import (
     ModelNotReadyError,
     ServerError,
     ServerUnreachableError,
+    SharedMemoryError,
 )
 from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport, explain
 from rt4ksr_client.transports.forking import ProcessBound
 from rt4ksr_client.transports.grpc import GrpcTransport
 from rt4ksr_client.transports.messages import InferRequest, InferResponse, Tensor
 from rt4ksr_client.transports.protobuf import request_message
+from rt4ksr_client.transports.region_pool import RegionPool
 from rt4ksr_client.transports.regions import (
     Region,
-    RegionPool,
     SystemRegion,
     offsets_bytes,
     remove_leftover_names,
@@ -35,6 +36,8 @@ from rt4ksr_client.transports.regions import (
 __all__ = ["SharedMemoryTransport"]
 
 _SMALLEST_REGION_BYTES: Final = 4096
+_USUAL_FRAME_BYTES: Final = 32 << 20
+"""A 1080p frame and its 4K answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +47,9 @@ class SharedMemoryTransport(ForwardingTransport, ProcessBound):
 
     The inputs of a request share a region, and so do its outputs. A result is the shared memory
     itself: its region serves the next request once the last view of the result is gone, so keep a
-    copy rather than a view of a few pixels. A request goes over gRPC if shared memory is used up,
-    or if the sizes of its outputs are not known beforehand. A forked process has its own regions.
+    copy rather than a view of a few pixels. A request goes over gRPC if shared memory is used up
+    (the server needs some, too), or if the sizes of its outputs are not known beforehand. A forked
+    process has its own regions.
     """
 
     def __init__(self, endpoint: Endpoint, *, kind: type[Region] = SystemRegion) -> None:
@@ -59,26 +63,31 @@ class SharedMemoryTransport(ForwardingTransport, ProcessBound):
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """See :class:`~rt4ksr_client.transports.base.Transport`."""
-        input_sizes = [tensor.nbytes for tensor in request.inputs]
-        output_sizes = [output.nbytes for output in request.outputs if output.nbytes is not None]
-        if len(output_sizes) < len(request.outputs):
+        if any(output.nbytes is None for output in request.outputs):
             return self._control.infer(request, call)
-        sources, targets = offsets_bytes(input_sizes), offsets_bytes(output_sizes)
         try:
-            with self._pool.borrow(sources[-1], targets[-1], call=call) as regions:
-                source, target = regions
-                source.write([tensor.data for tensor in request.inputs])
-                message = request_message(request)
-                place_tensors(message.inputs, source, sources, input_sizes)
-                place_tensors(message.outputs, target, targets, output_sizes)
-                response = self._send(message.SerializeToString(), request.model, regions, call)
-                regions.remove(target)
-                content = self._pool.lend(target, targets[-1])
-        except OSError as exc:
+            return self._infer_shared(request, call)
+        except (OSError, SharedMemoryError) as exc:
             logger.warning(
                 "%s: no shared memory for a request, which goes over gRPC: %s", self.address, exc
             )
-            return self._control.infer(request, call)
+        # Not before the exception is gone, which holds the regions of this request.
+        self._pool.release_idle()
+        return self._control.infer(request, call)
+
+    def _infer_shared(self, request: InferRequest, call: Call) -> InferResponse:
+        input_sizes = [tensor.nbytes for tensor in request.inputs]
+        output_sizes = [output.nbytes for output in request.outputs if output.nbytes is not None]
+        sources, targets = offsets_bytes(input_sizes), offsets_bytes(output_sizes)
+        with self._pool.borrow(sources[-1], targets[-1], call=call) as regions:
+            source, target = regions
+            source.write([tensor.data for tensor in request.inputs])
+            message = request_message(request)
+            place_tensors(message.inputs, source, sources, input_sizes)
+            place_tensors(message.outputs, target, targets, output_sizes)
+            response = self._send(message.SerializeToString(), request.model, regions, call)
+            regions.remove(target)
+            content = self._pool.lend(target, targets[-1])
         places = {
             output.name: content[begin : begin + size_bytes]
             for output, begin, size_bytes in zip(
@@ -104,11 +113,13 @@ class SharedMemoryTransport(ForwardingTransport, ProcessBound):
 
         Raises:
             ServerError: it does not, or it cannot be reached.
-            OSError: there is no shared memory on this host.
+            OSError: there is not enough shared memory on this host for 4K frames.
 
         """
         remove_leftover_names()
-        self._pool.give_back(self._pool.take(_SMALLEST_REGION_BYTES, call))
+        room_bytes = 2 * _USUAL_FRAME_BYTES  # the client's, and a copy that the server makes
+        region = self._pool.take(_SMALLEST_REGION_BYTES, call, leaving_bytes=room_bytes)
+        self._pool.give_back(region)
         self._pool.unregister_leftovers(call)
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Map status codes of gRPC and HTTP to this project's errors, never by the text of a message."""
+"""Map status codes of gRPC and HTTP to this project's errors.
+
+The text of a message decides only where Triton has no status of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from rt4ksr_client.errors import (
     OverloadedError,
     ServerError,
     ServerUnreachableError,
+    SharedMemoryError,
 )
 
 __all__ = ["GRPC_ERRORS", "HTTP_ERRORS", "error_for_grpc", "error_for_http"]
@@ -58,6 +62,9 @@ _RESTRICTED: Final = "is restricted, expecting header"
 """What Triton says about an API that needs a key. Over gRPC, the status is that of a server that is
 away, so that only this text tells."""
 
+_FULL_POOL: Final = "Failed to increase the shared memory pool"
+"""What Triton says if its Python backend cannot exchange a frame with a model; it has no status."""
+
 
 def error_for_grpc(code: str, text: str, sent: Collection[str] = ()) -> ServerError:
     """Return the error for a status code's name, e.g. ``UNAVAILABLE``.
@@ -80,6 +87,11 @@ def error_for_http(status: int, text: str, sent: Collection[str] = ()) -> Server
 def _error(
     kind: type[ServerError] | None, code: str, text: str, sent: Collection[str]
 ) -> ServerError:
+    if kind is None and _FULL_POOL in text:
+        return SharedMemoryError(
+            "the server's /dev/shm is full: give its container more, as with 'docker run "
+            "--shm-size 1g', or send smaller pictures (max_request_px)"
+        )
     if kind is None:
         return ServerError(f"{code}: {text}")
     if kind is not AccessDeniedError:
