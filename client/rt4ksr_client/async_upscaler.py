@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncUpscaler"]
 
 MAX_THREADS = 16
+_END = object()
 
 Picture = TypeVar("Picture", NDArray[Any], Image.Image)
 Answer = TypeVar("Answer")
@@ -51,7 +55,8 @@ class AsyncUpscaler:
     Every call runs in a thread of a small pool, on purpose: preparing, copying and receiving 31 MB
     a frame would block the event loop for tens of milliseconds. Calls beyond 16 are queued; their
     deadline begins when they are sent. Cancelling a task ends its call to the server, which is why
-    no method takes a ``cancellation``.
+    no method takes a ``cancellation``. :meth:`close` lets the calls that were sent finish; those
+    that are queued raise ServerError.
     """
 
     def __init__(
@@ -158,7 +163,10 @@ class AsyncUpscaler:
         images: Iterable[Picture] | AsyncIterable[Picture],
         in_flight: int = DEFAULT_IN_FLIGHT,
     ) -> AsyncGenerator[Picture, None]:
-        """See :meth:`Upscaler.map`; ``images`` may be an asynchronous iterable too."""
+        """See :meth:`Upscaler.map`; ``images`` may be an asynchronous iterable too.
+
+        Any other iterable runs in a thread of its own, so it may block, as a camera does.
+        """
         check_in_flight(in_flight)
         pending: deque[asyncio.Task[Any]] = deque()
         try:
@@ -181,9 +189,15 @@ class AsyncUpscaler:
         if self._pid != os.getpid():
             self._open_threads()
         cancellation = Cancellation()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancellation)
+
+        def work_unless_closed() -> Answer:
+            if self._closed:
+                raise closed()
+            return work(cancellation)
+
         try:
-            return await future
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, work_unless_closed)
         finally:
             cancellation.cancel()
 
@@ -193,7 +207,7 @@ class AsyncUpscaler:
 
     def _close(self) -> None:
         if self._pid == os.getpid():  # a fork does not copy the threads
-            self._threads.shutdown(cancel_futures=True)
+            self._threads.shutdown()
         self._upscaler.close()
 
 
@@ -203,6 +217,41 @@ async def _each(
     if isinstance(images, AsyncIterable):
         async for image in images:
             yield image
+        return
+    # One thread, for the sake of what may not change it, and a daemon: the program's end does not
+    # wait for an iterable that blocks.
+    loop = asyncio.get_running_loop()
+    iterator = iter(images)
+    wanted: SimpleQueue[asyncio.Future[Any] | None] = SimpleQueue()
+
+    def fetch() -> None:
+        while (future := wanted.get()) is not None:
+            try:
+                settle = partial(_settle, future, next(iterator, _END), None)
+            except BaseException as exc:
+                settle = partial(_settle, future, None, exc)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(settle)
+            del future, settle
+
+    threading.Thread(target=fetch, name="rt4ksr-images", daemon=True).start()
+    try:
+        while True:
+            future = loop.create_future()
+            wanted.put(future)
+            fetched = [await future]
+            del future
+            if fetched[0] is _END:
+                return
+            yield fetched.pop()  # no name keeps the frame
+    finally:
+        wanted.put(None)
+
+
+def _settle(future: asyncio.Future[Any], image: object, exc: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if exc is None:
+        future.set_result(image)
     else:
-        for image in images:
-            yield image
+        future.set_exception(exc)

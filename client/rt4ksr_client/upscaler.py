@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator, Iterable
 from functools import partial
@@ -23,7 +24,13 @@ from rt4ksr_client.connection import (
     WireName,
 )
 from rt4ksr_client.contract import DEFAULT_MODELS, DEFAULT_PICTURE_FORMAT, PictureFormat
-from rt4ksr_client.errors import WrongScaleError
+from rt4ksr_client.errors import (
+    InvalidRequestError,
+    ModelNotReadyError,
+    ServerError,
+    ServerUnreachableError,
+    WrongScaleError,
+)
 from rt4ksr_client.frames import Frame, SupportsArray, as_frame, from_batch, to_batch
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.security import DEFAULT_SECURITY, Security, UnencryptedWarning
@@ -39,8 +46,13 @@ __all__ = ["DEFAULT_IN_FLIGHT", "DEFAULT_SCALE", "Upscaler"]
 
 DEFAULT_SCALE = 2
 DEFAULT_IN_FLIGHT = 4
+MAX_MODEL_CHANGES = 2
+"""How often a picture is sent again because the model has changed."""
 
 Picture = TypeVar("Picture", NDArray[Any], Image.Image)
+
+
+logger = logging.getLogger(__name__)
 
 
 class Upscaler:
@@ -140,18 +152,21 @@ class Upscaler:
 
     @property
     def served_model(self) -> ServedModel:
-        """The model as the server describes it; asked once. See :meth:`fetch_served_model`."""
+        """The model as the server describes it. See :meth:`fetch_served_model`."""
         return self.fetch_served_model()
 
     def fetch_served_model(self, *, cancellation: Cancellation | None = None) -> ServedModel:
-        """Return the model as the server describes it; asked once.
+        """Return the model as the server describes it.
+
+        Asked at the first call, and again after the server was away or an answer did not fit.
 
         Raises:
             WrongScaleError: the model upscales by another factor than ``scale``.
             ServerError: no answer, or not one of this project's models.
 
         """
-        if self._served is None:
+        served = self._served
+        if served is None:
             call = Call(self._connection.timeout_s, cancellation)
             served = self._retries.run(
                 lambda: self._transport.served_model(self._model_name, call),
@@ -163,7 +178,7 @@ class Upscaler:
                     f"model {served.name!r} upscales x{served.scale}, not x{self._expected_scale}"
                 )
             self._served = served
-        return self._served
+        return served
 
     @property
     def transport_name(self) -> str:
@@ -273,13 +288,41 @@ class Upscaler:
         return in_order(work, images, in_flight, within=cancellation)
 
     def _upscale_frame(self, frame: Frame, cancellation: Cancellation | None) -> Frame:
+        """Upscale ``frame``, once more if the server has got another model by the same name."""
         served = self.fetch_served_model(cancellation=cancellation)
+        for _ in range(MAX_MODEL_CHANGES):
+            misfit: ServerError | None = None
+            try:
+                upscaled = self._upscale_with(served, frame, cancellation)
+            except ServerError as exc:
+                if type(exc) not in (ServerError, InvalidRequestError):
+                    raise
+                misfit, self._served = exc, None
+            if self._served is not None:
+                return upscaled
+            asked_again = self.fetch_served_model(cancellation=cancellation)
+            if asked_again == served:
+                if misfit is not None:
+                    raise misfit
+                return upscaled
+            logger.warning("%s: another model than before: %s", served.name, asked_again)
+            served = asked_again
+        return self._upscale_with(served, frame, cancellation)
 
+    def _upscale_with(
+        self, served: ServedModel, frame: Frame, cancellation: Cancellation | None
+    ) -> Frame:
         def upscale_batch(batch: Frame, cancellation: Cancellation | None) -> Frame:
             call = Call(self._connection.timeout_s, cancellation)
-            return self._retries.run(
-                lambda: self._transport.upscale(served, batch, call), call, served.name
-            )
+
+            def attempt() -> Frame:
+                try:
+                    return self._transport.upscale(served, batch, call)
+                except (ServerUnreachableError, ModelNotReadyError):
+                    self._served = None
+                    raise
+
+            return self._retries.run(attempt, call, served.name)
 
         height, width, _ = frame.shape
         max_px = self._connection.max_request_px
