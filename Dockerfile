@@ -49,6 +49,8 @@ COPY --chmod=555 deploy/container/entrypoint.sh /usr/local/bin/entrypoint.sh
 COPY --chmod=555 model_repository /models
 # The only places written to are /tmp, /dev/shm and the engine cache.
 ENV CUDA_CACHE_PATH=/var/cache/rt4ksr/cuda
+# Keep the memory of one frame for the next; give back that of larger ones.
+ENV GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=536870912
 VOLUME /var/cache/rt4ksr
 # NVIDIA's image makes this user, triton-server; as a number Kubernetes can tell that it is not root.
 USER 1000:1000

@@ -37,6 +37,7 @@ exec tritonserver \
     --grpc-port=8001 \
     --grpc-max-connection-age=300000 \
     --grpc-max-connection-age-grace=60000 \
+    --grpc-infer-allocation-pool-size=0 \
     --grpc-restricted-protocol="$restricted:admin-key=$key" \
     --http-address=127.0.0.1 \
     --http-port=8000 \

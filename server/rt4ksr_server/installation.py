@@ -27,10 +27,11 @@ OWN_BACKENDS: Final = Path(__file__).parent / "backends"
 STUB: Final = "triton_python_backend_stub"
 PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Keep the memory of one frame for the next, in huge pages. By default glibc gives blocks of that
-# size back, and the kernel maps and clears the 25 MB of every 4K answer anew: some 10 ms.
+# size back, and the kernel maps and clears the 25 MB of every 4K answer anew: some 10 ms. Blocks of
+# more than 32 MB do go back: those of large frames, which few servers see often.
 KEEP_MEMORY: Final = ":".join(
     f"glibc.malloc.{setting}"
-    for setting in ("hugetlb=1", "mmap_threshold=268435456", "trim_threshold=1073741824")
+    for setting in ("hugetlb=1", "mmap_threshold=33554432", "trim_threshold=536870912")
 )
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,9 @@ class Installation:
             ServerStartError: this Python has no shared library.
 
         """
+        common = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ}
         if self.wheel is None:
-            return dict(os.environ)
+            return common
         libraries = [self.wheel.parent.parent / "nvidia_pytriton.libs", libpython_folder()]
 
         def prepended(name: str, *folders: Path | None) -> str:
@@ -115,8 +117,7 @@ class Installation:
             return os.pathsep.join(entry for entry in entries if entry)
 
         return {
-            "GLIBC_TUNABLES": KEEP_MEMORY,
-            **os.environ,
+            **common,
             "LD_LIBRARY_PATH": prepended("LD_LIBRARY_PATH", *libraries),
             # The interpreter embedded in the stub ignores PYTHONPATH and PYTHONHOME. It takes
             # itself for the first python3 on PATH, and so finds this environment's packages.

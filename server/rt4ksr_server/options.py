@@ -87,6 +87,8 @@ class ServerOptions:
             f"--backend-config=python,shm-region-prefix-name={region_prefix}",
             f"--backend-config=python,shm-default-byte-size={REGION_BYTES}",
             f"--backend-config=python,shm-growth-byte-size={REGION_BYTES}",
+            # By default, gRPC keeps eight requests with their answers as large as they ever were.
+            "--grpc-infer-allocation-pool-size=0",
         ]
         if "http" in ports:
             flags.append(f"--http-header-forward-pattern={PictureParameter.HEADERS}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Config
 from tritonclient.utils import InferenceServerException
@@ -16,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 from support.nearest_models import infer, nearest, nearest_config, nearest_graph, write_model
-from support.processes import becomes_true, child_pids
+from support.processes import becomes_true, child_pids, private_bytes
 
 pytestmark = pytest.mark.server
 
@@ -238,6 +240,24 @@ def test_threads_instances_and_file_name_come_from_the_config(tmp_path: Path) ->
             counts[name].append(len(list(Path(f"/proc/{pid}/task").iterdir())))
     assert [len(instances) for instances in counts.values()] == [2, 2]
     assert counts["four"] == [count + 3 for count in counts["one"]]
+
+
+def test_a_frame_larger_than_clients_send_leaves_its_memory_to_others(
+    tmp_path: Path, root: Path
+) -> None:
+    shutil.copytree(root / "model_repository" / X2.name, tmp_path / X2.name)
+    path = tmp_path / X2.name / "config.pbtxt"
+    config = text_format.Parse(path.read_text(), Config())
+    config.parameters["max_side_px"].string_value = "128"
+    path.write_text(text_format.MessageToString(config))
+    with TritonServer(tmp_path) as server:
+        (model,) = child_pids(server.pid)
+        before = private_bytes(model)
+        image = noise(2, 1080, 1920, 3)
+        answer = infer(server, X2.name, image)
+        assert private_bytes(model) - before < 150e6  # 0.6 GB without giving back
+        assert np.array_equal(answer[:1], infer(server, X2.name, image[:1]))
+        assert np.array_equal(answer[1:], infer(server, X2.name, image[1:]))
 
 
 def test_an_input_may_be_narrower_than_the_graph(tmp_path: Path) -> None:

@@ -115,11 +115,13 @@ def add_endpoints(repository: Path, models: Iterable[str]) -> None:
             (repository / name / place).write_bytes(content)
 
 
-def infer(server: TritonServer, model: str, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def infer(
+    server: TritonServer, model: str, image: npt.NDArray[np.uint8], timeout_s: float = 30
+) -> npt.NDArray[np.uint8]:
     """Send one uint8 ``(N, H, W, C)`` tensor as it is, by gRPC; return the answer."""
     tensor = triton_grpc.InferInput(contract.INPUT_NAME, image.shape, contract.WIRE_DATATYPE)
     tensor.set_data_from_numpy(image)
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
-        result = client.infer(model, [tensor], client_timeout=30)
+        result = client.infer(model, [tensor], client_timeout=timeout_s)
     answer: npt.NDArray[np.uint8] = result.as_numpy(contract.OUTPUT_NAME)
     return answer

@@ -30,6 +30,12 @@ def child_pids(pid: int) -> list[int]:
     return [int(child) for file in children for child in file.read_text().split()]
 
 
+def private_bytes(pid: int) -> int:
+    """The memory that the process ``pid`` shares with no other."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
 def tritonserver_of(pid: int) -> int | None:
     """The tritonserver that the program ``pid`` started through its supervisor, once it runs."""
     children = [child for parent in child_pids(pid) for child in child_pids(parent)]

@@ -10,6 +10,7 @@ import pytest
 from dockerfile_parse import DockerfileParser
 
 from rt4ksr_client.connection import DEFAULT_TIMEOUT_S
+from rt4ksr_server.installation import KEEP_MEMORY
 from support.entrypoint import ENTRYPOINT, container_flags, known_flags, run_entrypoint
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -95,6 +96,12 @@ def test_the_image_tells_the_ports_the_server_listens_on(
     assert set(values(stages["server"], "EXPOSE")[-1].split()) == exposed
     (health,) = values(stages["server"], "HEALTHCHECK")
     assert f"http://127.0.0.1:{flags['http-port']}/v2/health/ready" in health
+
+
+def test_the_container_and_the_embedded_server_keep_the_memory_of_frames_alike(
+    stages: dict[str, Stage],
+) -> None:
+    assert f"GLIBC_TUNABLES={KEEP_MEMORY}" in values(stages["server"], "ENV")
 
 
 def test_http_is_for_the_container_itself(tmp_path: Path) -> None:

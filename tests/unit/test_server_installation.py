@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rt4ksr_server.installation import Installation
+from rt4ksr_server.installation import KEEP_MEMORY, Installation
 
 
 def test_a_tritonserver_on_the_path_takes_precedence_and_is_left_as_it_is(
@@ -17,9 +17,12 @@ def test_a_tritonserver_on_the_path_takes_precedence_and_is_left_as_it_is(
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     found = Installation.find()
     assert found == Installation(binary)
     assert found.prepare(tmp_path) == []
+    assert found.environment(tmp_path) == {**os.environ, "GLIBC_TUNABLES": KEEP_MEMORY}
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert found.environment(tmp_path) == dict(os.environ)
 
 

@@ -7,11 +7,14 @@ Runtime but not this project.
 
 Read from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
 ``KIND_AUTO`` and ``KIND_CPU``, and the parameters ``intra_op_thread_count``,
-``inter_op_thread_count``, ``max_input_px`` (a larger frame is rejected) and ``sha256:FILE`` (a
-model file of another hash is not loaded). Execution accelerators for a GPU are ignored.
+``inter_op_thread_count``, ``enable_mem_arena``, ``enable_mem_pattern``, ``max_input_px`` (a larger
+frame is rejected), ``max_side_px`` and ``sha256:FILE`` (a model file of another hash is not
+loaded). Execution accelerators for a GPU are ignored.
 
 Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
 output into memory that it keeps between runs, and the stub copies it once, into shared memory.
+Memory: frames of more than ``max_side_px`` squared pixels, larger than clients send, are run one at
+a time, and ONNX Runtime gives their memory back.
 """
 
 from __future__ import annotations
@@ -120,6 +123,11 @@ class TritonPythonModel:
         except Exception as error:
             raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
         self._max_input_px = int_parameter(config, "max_input_px")
+        self._keeps_up_to_px = int_parameter(config, "max_side_px") ** 2
+        self._giving_back = ort.RunOptions()
+        if parameter(config, "enable_mem_arena") != "0":
+            entry = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._giving_back.add_run_config_entry(*entry)
         self._may_stack = int(config["max_batch_size"]) > 0
         check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
         check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
@@ -172,21 +180,52 @@ class TritonPythonModel:
             RejectedError: empty, too many pixels per frame, or a shape that the graph cannot take.
 
         """
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         if not all(array.size for array in arrays.values()):
-            raise RejectedError(f"{shapes} cannot be run: it is empty")
+            raise rejected(arrays, "it is empty")
         frame_px = max(int(np.prod(a.shape[1:3], dtype=np.int64)) for a in arrays.values())
         if 0 < self._max_input_px < frame_px:
-            raise RejectedError(
-                f"{shapes} cannot be run: more than {self._max_input_px} pixels a frame"
-            )
+            raise rejected(arrays, f"more than {self._max_input_px} pixels a frame")
+        if not 0 < self._keeps_up_to_px < frame_px:
+            return self.run_graph(arrays, wanted)
+        batch_size = len(next(iter(arrays.values())))
+        if batch_size == 1 or not self._may_stack:
+            return self.run_graph(arrays, wanted, self._giving_back)
+        batches: list[Array] = []
+        for index in range(batch_size):
+            frame = {name: array[index : index + 1] for name, array in arrays.items()}
+            outputs = self.run_graph(frame, wanted, self._giving_back)
+            if not batches:
+                batches = [np.empty((batch_size, *one.shape[1:]), one.dtype) for one in outputs]
+            for batch, output in zip(batches, outputs, strict=True):
+                batch[index] = output[0]
+            del outputs, output  # ONNX Runtime does not give back what is in use
+        return batches
+
+    def run_graph(
+        self,
+        arrays: dict[str, Array],
+        wanted: tuple[str, ...],
+        options: ort.RunOptions | None = None,
+    ) -> Sequence[Array]:
+        """Return the outputs of one run of ONNX Runtime.
+
+        Raises:
+            RejectedError: a shape that the graph cannot take.
+
+        """
         try:
-            outputs: Sequence[Array] = self._session.run(wanted, arrays)
+            outputs: Sequence[Array] = self._session.run(wanted, arrays, options)
         except Exception as error:  # its types share no base class of their own
             # Without the node, source file and condition before the message.
             reason = str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2]
-            raise RejectedError(f"{shapes} cannot be run: {reason.strip()}") from error
+            raise rejected(arrays, reason.strip()) from error
         return outputs
+
+
+def rejected(arrays: dict[str, Array], reason: str) -> RejectedError:
+    """Return the error for tensors that cannot be run."""
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    return RejectedError(f"{shapes} cannot be run: {reason}")
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
@@ -198,6 +237,8 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = int_parameter(config, "intra_op_thread_count")
     options.inter_op_num_threads = int_parameter(config, "inter_op_thread_count")
+    options.enable_cpu_mem_arena = parameter(config, "enable_mem_arena") != "0"
+    options.enable_mem_pattern = parameter(config, "enable_mem_pattern") != "0"
     if not options.intra_op_num_threads:
         # By default, each instance would start as many threads as there are cores.
         instances = sum(group["count"] for group in config["instance_group"])
