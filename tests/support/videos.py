@@ -142,13 +142,15 @@ def muxed(
     kinds: tuple[str, ...] = (),
     edit: Callable[[Any], object] = lambda output: None,
     each: Callable[[Any], object] = lambda packet: None,
+    options: dict[str, str] = {},  # noqa: B006 - only read
 ) -> Path:
     """Copy the streams of ``sources`` into one file; of each only those of its kind in ``kinds``.
 
-    ``edit`` changes the output before its header is written, ``each`` every packet.
+    ``edit`` changes the output before its header is written, ``each`` every packet. ``options``
+    are those of the muxer.
     """
     with ExitStack() as stack:
-        output = stack.enter_context(av.open(ffmpeg_url(target), "w"))
+        output = stack.enter_context(av.open(ffmpeg_url(target), "w", container_options=options))
         copies = []
         for source, kind in itertools.zip_longest(sources, kinds):
             container = stack.enter_context(av.open(ffmpeg_url(source)))

@@ -216,14 +216,15 @@ class MadePacket:
     duration: int = 40
     time_base: Fraction = Fraction(1, 1000)
     is_keyframe: bool = False
+    is_discard: bool = False
     stream: object = None
 
 
 @dataclass
 class MadeStream:
     type: str
-    time_base: Fraction = Fraction(1, 1000)
     disposition: int = 0
+    time_base: Fraction = Fraction(1, 1000)
 
 
 def copied_times(
@@ -278,6 +279,18 @@ def test_decode_times_that_are_missing_are_filled_in(
     assert copied_times("video", given)[0] == expected
 
 
+def test_sound_hidden_by_an_edit_list_is_left_out_but_for_what_decoders_need() -> None:
+    output: Any = MadeStream("audio")
+    stream = CopiedStream(output, (), Cut(None, Fraction(0)), least_step=0)
+    packets = [
+        MadePacket(time, time, is_discard=time < 0 or time > 40) for time in range(-120, 121, 40)
+    ]
+
+    written = [each.pts for packet in packets for each in stream.take(packet)]
+
+    assert written + [each.pts for each in stream.rest()] == [-40, 0, 40]
+
+
 def test_packets_without_any_time_are_counted() -> None:
     times, stream = copied_times("audio", [(0, 0), (None, None), (None, 80)])
 
@@ -311,10 +324,8 @@ def rounded_to_ms(rate: Fraction, shown: list[int]) -> list[Fraction]:
 def test_a_constant_rate_is_found_in_rounded_times(rate: Fraction, declared: Fraction) -> None:
     shown = [index for index in range(1000) if index not in (10, 500, 501)]
 
-    assert constant_rate(rounded_to_ms(rate, shown[:9]), rate) == rate
-    assert constant_rate(rounded_to_ms(rate, list(range(1000))), declared) == rate
-    assert constant_rate(rounded_to_ms(rate, shown), rate) == rate
-    assert (
-        constant_rate([index / rate + index % 3 * Fraction(1, 100) for index in shown], rate)
-        is None
-    )
+    assert constant_rate(rounded_to_ms(rate, shown[:9]), rate) == (rate, 0)
+    assert constant_rate(rounded_to_ms(rate, list(range(1000))), declared) == (rate, 0)
+    assert constant_rate(rounded_to_ms(rate, shown), declared) == (rate, 3)
+    varying = [index / rate + index % 3 * Fraction(1, 100) for index in shown]
+    assert constant_rate(varying, rate) == (None, None)

@@ -97,6 +97,8 @@ class CopiedStream:
         self._least_step = least_step
         self._held: list[Any] = []
         """Packets whose times are only known by those after them."""
+        self._hidden: Any = None
+        """The last packet of sound that an edit list hides: decoders need it for the next one."""
         self._last_s: Fraction | None = None
         self._last: int | None = None
 
@@ -107,6 +109,16 @@ class CopiedStream:
             packet.stream = self.output
             yield packet
             return
+        if self.output.type == "audio" and packet.is_discard:
+            self._hidden = packet
+            return
+        hidden, self._hidden = self._hidden, None
+        if hidden is not None:
+            yield from self._ordered(hidden)
+        yield from self._ordered(packet)
+
+    def _ordered(self, packet: Any) -> Iterator[Any]:
+        """Yield the packets whose times are known once this one is there."""
         if packet.pts is None:
             packet.pts = packet.dts
         if packet.pts is None:

@@ -44,6 +44,8 @@ class Faults:
         retimed_frames: frames that were given a time, since they had none that can be used.
         rescaled_frames: frames that were scaled to the size of the first one.
         hidden_frames: frames that the file tells players not to show, by an edit list.
+        missing_frames: frames that are not in the file, by the times of the others at a constant
+            rate.
 
     """
 
@@ -52,6 +54,7 @@ class Faults:
     retimed_frames: int = 0
     rescaled_frames: int = 0
     hidden_frames: int = 0
+    missing_frames: int = 0
 
 
 def decode(

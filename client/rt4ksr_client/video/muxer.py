@@ -297,7 +297,7 @@ class Muxer:
             if self._keeps_timecode:
                 picture.metadata["timecode"] = later_timecode(timecode, skipped, source.rate)
         pts = sorted(value for segment in segments for value in segment.pts)
-        rate = constant_rate([value * source.time_base for value in pts], source.rate)
+        rate, _ = constant_rate([value * source.time_base for value in pts], source.rate)
         # Matroska has a duration of all frames; time codes count in frames.
         keeps_rate = not self._format.declares_rate
         picture.codec_context.framerate = source.rate if keeps_rate else rate or 0

@@ -26,7 +26,7 @@ from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
 from rt4ksr_client.video.source import TimedFrame, VideoSource
-from rt4ksr_client.video.timing import VideoClock
+from rt4ksr_client.video.timing import VideoClock, constant_rate
 
 __all__ = ["Progress", "upscale_video"]
 
@@ -100,9 +100,12 @@ def upscale_video(
                 f"{folder.path}: {written} frames were encoded out of {progress.done}: "
                 "start over without --resume"
             )
+        pts = sorted(value for segment in segments for value in segment.pts)
+        is_whole = options.end_s is None and options.frames is None
+        if not (is_whole and warn_if_cut_off(video, pts[-1], clock)):
+            _, missing = constant_rate([value * video.time_base for value in pts], video.rate)
+            progress.faults.missing_frames = missing or 0
         warn_of_faults(source, progress.faults)
-        if options.end_s is None and options.frames is None:
-            warn_if_cut_off(video, max(max(segment.pts) for segment in segments), clock)
         try:
             muxer.write(segments, clock.seams, replace=overwrite)
         except VideoError as exc:
@@ -149,14 +152,16 @@ def encode_segments(
     return progress
 
 
-def warn_if_cut_off(source: VideoSource, last_pts: int, clock: VideoClock) -> None:
-    """Say that the file ends long before its header says."""
+def warn_if_cut_off(source: VideoSource, last_pts: int, clock: VideoClock) -> bool:
+    """Say whether the file ends long before its header says, and warn if it does."""
     length_s = float((last_pts - source.start_pts) * source.time_base)
     if clock.seams or length_s >= source.duration_s * COMPLETE - 1 / source.rate:
-        return
+        return False
     length_s = max(length_s, source.last_packet_s())  # sound may be longer than the picture
-    if length_s < source.duration_s * COMPLETE:
+    is_cut_off = length_s < source.duration_s * COMPLETE
+    if is_cut_off:
         warn(f"{source.path}: ends early, after {length_s:.1f} of {source.duration_s:.1f} seconds")
+    return is_cut_off
 
 
 def warn_of_faults(source: Path, faults: Faults) -> None:
@@ -166,6 +171,7 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
         "frames decoded with errors, and kept": faults.damaged_frames,
         "frames without a usable time, given one": faults.retimed_frames,
         "frames of another size, scaled to the first one's": faults.rescaled_frames,
+        "frames that are missing by the times of the others": faults.missing_frames,
         "frames hidden by the file's edit list, left out as players do": faults.hidden_frames,
     }
     for what, count in lines.items():

@@ -36,6 +36,7 @@ from rt4ksr_client.video.timing import (
     Timing,
     VideoClock,
     clock_of,
+    first_time,
     in_order_of_time,
     rate_of,
 )
@@ -108,7 +109,13 @@ class VideoSource:
                 if frame is None:
                     raise VideoError(f"{path}: the video has no frames")
                 delay, is_avi = stream.codec_context.delay, container.format.name == "avi"
-                timing = timing.checked(is_avi, delay, itertools.chain([frame], frames))
+                rate, unit = options.fps or rate_of(stream), Fraction(stream.time_base or 1)
+                frames = itertools.chain([frame], frames)
+                if frame.pts is None:
+                    start = first_time(frames, 1 / (rate * unit), default=timing.first_pts)
+                else:
+                    timing = timing.checked(is_avi, delay, frames)
+                    start = timing.first_pts if timing.sorted else frame.pts
             if options.fps is not None and not timing.counted and not timing.sorted:
                 raise VideoError(f"{path}: its frames have times of their own: leave out --fps")
             check_colours(frame, path)
@@ -123,16 +130,14 @@ class VideoSource:
             aspect = stream.sample_aspect_ratio or Fraction(1)
             if orientation.transposed:
                 size, aspect = size[::-1], 1 / aspect
-            rate = options.fps or rate_of(stream)
             is_counted = timing.counted or options.fps is not None
-            start = timing.first_pts if timing.sorted or frame.pts is None else frame.pts
             begin_s = max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
-            begin_s = min(begin_s, max(0, start) * Fraction(stream.time_base or 1))
+            begin_s = min(begin_s, max(0, start) * unit)
             source = cls(
                 path=path,
                 width_px=size[0],
                 height_px=size[1],
-                time_base=1 / rate if is_counted else Fraction(stream.time_base or 1),
+                time_base=1 / rate if is_counted else unit,
                 rate=rate,
                 aspect=aspect,
                 start_pts=0 if is_counted else start,
@@ -172,7 +177,8 @@ class VideoSource:
             size = None
             for index in range(SAMPLES):
                 pts = self.pts_at(begin_s + (end_s - begin_s) * index / SAMPLES)
-                self.seek(container, stream, pts + 1)
+                if not self.seek(container, stream, pts + 1):
+                    return
                 frame = next(decode(container, stream, Faults()), None)
                 if frame is None:
                     continue
@@ -190,12 +196,25 @@ class VideoSource:
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         """Open the file; the second value is its video.
 
+        Its frames are decoded one after the other: with several at a time, FFmpeg reports the
+        errors in some of them too late.
+
         Raises:
             VideoError: it cannot be read any more.
 
         """
         with open_input(self.path) as container:
             yield container, video_stream(container, self.path)
+
+    @contextmanager
+    def open_at(self, begin: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Open the file at a key frame before ``begin``, or at its beginning if it has no index."""
+        with self.open() as opened:
+            if begin <= self.start_pts or (self.timing.seekable and self.seek(*opened, begin)):
+                yield opened
+                return
+        with self.open() as opened:
+            yield opened
 
     def last_packet_s(self) -> float:
         """Return how long the file lasts by its packets, of whatever stream, in seconds."""
@@ -235,10 +254,7 @@ class VideoSource:
         begin = self.pts_at(options.start_s or 0.0)
         begin = begin if after_pts is None else max(begin, after_pts + 1)
         end = None if options.end_s is None else self.pts_at(options.end_s)
-        with self.open() as (container, stream), read_errors(self.path):
-            stream.thread_type = "AUTO"
-            if begin > self.start_pts and self.timing.seekable:
-                self.seek(container, stream, begin)
+        with self.open_at(begin) as (container, stream), read_errors(self.path):
             clock = clock or clock_of(container, stream)
             decoded = decode(container, stream, faults, clock, strict=options.strict)
             frames = self.uniform(decoded, options, faults)
@@ -253,17 +269,25 @@ class VideoSource:
                 for kind in streams_found_late(container):
                     warn(f"{self.path}: {kind} that begins in the middle of the file: left out")
 
-    def seek(self, container: InputContainer, stream: VideoStream, begin: int) -> None:
-        """Go to a key frame before ``begin``: some formats are only sought by estimates."""
-        for back_s in SEEK_BACK_S:
-            target = max(self.start_pts, begin - 1 - round(back_s / self.time_base))
+    def seek(self, container: InputContainer, stream: VideoStream, begin: int) -> bool:
+        """Go to a key frame before ``begin``; False where the file cannot be sought.
+
+        Some formats are only sought by estimates.
+        """
+        try:
+            for back_s in SEEK_BACK_S:
+                target = max(self.start_pts, begin - 1 - round(back_s / self.time_base))
+                container.seek(target, stream=stream, backward=True)
+                frame = next(decode(container, stream, Faults()), None)
+                if frame and frame.key_frame and frame.pts is not None and frame.pts < begin:
+                    break
+            else:
+                target = self.start_pts - round(SEEK_BACK_S[-1] / self.time_base)
             container.seek(target, stream=stream, backward=True)
-            frame = next(decode(container, stream, Faults()), None)
-            if frame and frame.key_frame and frame.pts is not None and frame.pts < begin:
-                break
-        else:
-            target = self.start_pts - round(SEEK_BACK_S[-1] / self.time_base)
-        container.seek(target, stream=stream, backward=True)
+        except (av.FFmpegError, OSError) as exc:
+            logger.info("%s: cannot be sought: %s", self.path, exc)
+            return False
+        return True
 
     def uniform(
         self, frames: Iterator[VideoFrame], options: VideoOptions, faults: Faults
@@ -340,7 +364,9 @@ def duration_of(
         return float((timing.packets or 0) / rate)
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else 0.0
+    # Matroska counts from zero, wherever its first packet is.
+    begin = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
+    return max(0, (container.duration or 0) - begin) / av.time_base
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -30,6 +30,7 @@ __all__ = [
     "clock_of",
     "constant_rate",
     "decode_times",
+    "first_time",
     "in_order_of_time",
     "rate_of",
     "time_of",
@@ -68,6 +69,8 @@ class VideoClock:
         self._step_s = step_s
         self._may_jump_ahead = may_jump_ahead
         self._stretches: list[Seam] = []
+        self._shown_s = Fraction(0)
+        """Until when the frames of this stretch are shown, in the file's clock."""
 
     @property
     def seams(self) -> tuple[Seam, ...]:
@@ -76,22 +79,29 @@ class VideoClock:
 
     def correct(self, packet: Any) -> None:
         """Shift the times of the next packet, in the order of storage."""
-        time = packet.pts if packet.dts is None else packet.dts
-        if time is None:
-            return
-        time_s = time * packet.time_base
-        last = self._stretches[-1] if self._stretches else Seam(Fraction(0), time_s, time_s)
-        step_s = time_s - (last.end_s - self._step_s)
-        if not self._stretches:
-            self._stretches.append(last)
-        elif step_s < -JUMP_BACK_S or (self._may_jump_ahead and step_s > JUMP_AHEAD_S):
-            last = Seam(last.end_s + last.shift_s - time_s, time_s, time_s)
-            self._stretches.append(last)
-        self._stretches[-1] = replace(last, end_s=time_s + self._step_s)
-        if last.shift_s:
-            shift = round(last.shift_s / packet.time_base)
-            packet.pts = None if packet.pts is None else packet.pts + shift
-            packet.dts = None if packet.dts is None else packet.dts + shift
+        unit, has_dts = packet.time_base, packet.dts is not None
+        if has_dts and not self._stretches:
+            begin_s = packet.dts * unit
+            self._stretches.append(Seam(Fraction(0), begin_s, begin_s + self._step_s))
+        if self._stretches and (has_dts or packet.pts is not None):
+            # Where frames are shown in another order, the first ones may lack one of the times.
+            self._follow((packet.dts if has_dts else packet.pts) * unit, has_dts=has_dts)
+        if packet.pts is not None:
+            self._shown_s = max(self._shown_s, packet.pts * unit + self._step_s)
+        shift = round(self._stretches[-1].shift_s / unit) if self._stretches else 0
+        packet.pts = None if packet.pts is None else packet.pts + shift
+        packet.dts = packet.dts + shift if has_dts else None
+
+    def _follow(self, time_s: Fraction, *, has_dts: bool) -> None:
+        last, end_s = self._stretches[-1], time_s + self._step_s
+        step_s = end_s - last.end_s
+        jumps_ahead = has_dts and self._may_jump_ahead and step_s > JUMP_AHEAD_S
+        if step_s < -JUMP_BACK_S or jumps_ahead:
+            before_s = last.end_s if has_dts else self._shown_s
+            self._stretches.append(Seam(before_s + last.shift_s - time_s, time_s, end_s))
+            self._shown_s = time_s
+        elif has_dts:
+            self._stretches[-1] = replace(last, end_s=end_s)
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,17 @@ def in_order_of_time(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         yield first()
 
 
+def first_time(frames: Iterator[VideoFrame], step: Fraction, *, default: int) -> int:
+    """Return when the first of ``frames`` is shown.
+
+    Where it has no time, it comes as many steps of ``step`` before one that has.
+    """
+    for index, frame in enumerate(itertools.islice(frames, HEAD_PACKETS)):
+        if frame.pts is not None:
+            return frame.pts - round(index * step)
+    return default
+
+
 class FrameTimes:
     """Gives frames ascending times; ``given`` is how many needed one.
 
@@ -290,21 +311,26 @@ def decode_times(pts: Sequence[int]) -> list[int]:
     return early + order[: len(pts) - len(early)]
 
 
-def constant_rate(times_s: Sequence[Fraction], declared: Fraction) -> Fraction | None:
-    """Return the rate of frames shown at ``times_s``, ascending; None where it varies.
+def constant_rate(
+    times_s: Sequence[Fraction], declared: Fraction
+) -> tuple[Fraction, int] | tuple[None, None]:
+    """Return the rate of frames shown at ``times_s``, ascending, and how many are missing.
 
-    ``declared`` is what the source says. Times may be rounded to milliseconds, and a tenth of the
-    frames may be missing.
+    None where the rate varies. ``declared`` is what the source says. Times may be rounded to
+    milliseconds.
     """
     steps = len(times_s) - 1
     if steps < 1:
-        return declared
-    measured = steps / (times_s[-1] - times_s[0])
+        return declared, 0
+    shortest = sorted(b - a for a, b in itertools.pairwise(times_s))[: steps * 9 // 10 + 1]
+    measured = len(shortest) / sum(shortest)
     ntsc = Fraction(1000 * round(measured * Fraction(1001, 1000)), 1001)
     for rate in filter(None, (declared, Fraction(round(measured)), ntsc)):
         places = [(time - times_s[0]) * rate for time in times_s]
         shown = [round(place) for place in places]
-        fits = all(abs(a - b) <= rate / 1000 for a, b in zip(places, shown, strict=True))
-        if fits and shown[-1] < steps / 0.9 and len(set(shown)) == len(shown):
-            return rate
-    return None
+        if any(abs(a - b) > rate / 1000 for a, b in zip(places, shown, strict=True)):
+            continue
+        apart = [b - a for a, b in itertools.pairwise(shown)]
+        if apart.count(1) >= 0.9 * steps and 0 not in apart:
+            return rate, shown[-1] - steps
+    return None, None
