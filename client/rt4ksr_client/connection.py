@@ -180,6 +180,8 @@ class Connection:
                     f"{name} must be one of {', '.join(get_args(allowed))}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if not isinstance(self.security, Security):
+            raise ValueError(f"security must be a Security, not {type(self.security).__name__}")
         # Neither is repeated in an error, a log or a report: they may be secrets.
         if "@" in self.url:
             raise ValueError(

@@ -53,7 +53,7 @@ class Security:
         key_file: PEM file with the key of that certificate, not encrypted. Default: it is in
             ``cert_file``.
         headers: name to value; sent with every request, as HTTP headers or gRPC metadata. ``host``
-            replaces the host of the address in requests, not in the check of the certificate.
+            replaces the host of the address; over gRPC, the certificate is checked for it instead.
         header_file: a file with a line ``name: value`` for each further header. It is read again
             for every request, so that a token in it may be renewed; a pipe is read once.
 
@@ -73,6 +73,8 @@ class Security:
         """Reject what cannot work."""
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("key_file needs cert_file, the certificate of that key")
+        if not isinstance(self.headers, Mapping):
+            raise ValueError(f"headers must map names to values, not {type(self.headers).__name__}")
         object.__setattr__(
             self, "headers", dict(_checked(*pair, "headers") for pair in self.headers.items())
         )
@@ -196,6 +198,8 @@ def parse_headers(lines: Iterable[str], source: str) -> dict[str, str]:
 
 
 def _checked(name: str, value: str, source: str) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise ValueError(f"{source}: names and values must be str")
     name, value = name.strip().lower(), value.strip()
     if not _NAME.fullmatch(name):
         raise ValueError(f"{source}: not the name of a header")

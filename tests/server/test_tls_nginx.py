@@ -100,7 +100,10 @@ def test_nginx_passes_requests_with_a_token(
 def test_what_nginx_answers_is_explained(nginx: dict[str, int], authority: Authority) -> None:
     https, mutual = nginx["https"], nginx["mutual"]
     cases = [
-        (f"https://localhost:{mutual}/", "client certificate is missing.* No required SSL cert"),
+        (
+            f"https://localhost:{mutual}/",
+            r"is missing .*400 No required SSL cert.* sent\): give",
+        ),
         (f"http://localhost:{https}/sr/", "speaks TLS: use https"),
         (f"https://localhost:{https}/moved/", "redirects to https://login.example/: give"),
     ]

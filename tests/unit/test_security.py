@@ -157,6 +157,17 @@ def test_a_header_that_cannot_be_sent_is_rejected_without_its_value(
     assert SECRET not in "".join(traceback.format_exception(rejected.value))
 
 
+@pytest.mark.parametrize(
+    "headers", [SECRET, [SECRET], {"authorization": SECRET.encode()}, {1: "x"}]
+)
+def test_headers_of_another_type_are_rejected_without_their_value(headers: Any) -> None:
+    with pytest.raises(ValueError, match="headers") as rejected:
+        Security(headers=headers)
+    assert SECRET not in str(rejected.value)
+    with pytest.raises(ValueError, match="security must be a Security, not dict"):
+        Connection(security={"headers": headers})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("line", [SECRET, f"authorization: {SECRET}\x00", f"a b: {SECRET}"])
 def test_a_line_that_is_no_header_is_named_by_its_number(line: str, tmp_path: Path) -> None:
     file = tmp_path / "headers"

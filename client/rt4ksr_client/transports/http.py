@@ -30,6 +30,7 @@ __all__ = ["HttpTransport", "receive_response", "request_header"]
 _HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 _LONGEST_ERROR_BYTES: Final = 1 << 16
 _LONGEST_JSON_BYTES: Final = 64 << 20
+_TITLE: Final = re.compile("<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 _TAG: Final = re.compile("<[^>]*>")
 
 Answer = TypeVar("Answer")
@@ -130,7 +131,9 @@ class HttpTransport(Transport):
             # Not Triton's: a gateway's, and then often a page.
             if exchange.status == http.client.BAD_REQUEST and (fault := self._fault(exchange.call)):
                 return fault
-            text = " ".join(_TAG.sub(" ", body[:4096].decode(errors="replace")).split())[:200]
+            page = body[:4096].decode(errors="replace")
+            title = _TITLE.search(page)
+            text = " ".join(_TAG.sub(" ", title[1] if title else page).split())[:200]
         location = exchange.started().headers.get("Location")
         if location is not None and 300 <= exchange.status < 400:
             target = urlsplit(location)._replace(query="", fragment="").geturl()
