@@ -290,3 +290,29 @@ def test_frames_hidden_by_an_edit_list_are_counted(upscaler: Upscaler, tmp_path:
     assert done.done == 8
     frames = decoded(tmp_path / "out.mp4")
     assert numbers(frame.to_ndarray(format="rgb24") for frame in frames) == list(range(2, 10))
+
+
+def test_frames_before_zero_are_shown(upscaler: Upscaler, tmp_path: Path) -> None:
+    def from_frame_5(packet: Any) -> None:
+        packet.pts -= 200
+        packet.dts -= 200
+
+    made = make_video(tmp_path / "made.mkv", frames=20, draw=numbered, encoder={"bf": "0"})
+    options = {"avoid_negative_ts": "disabled"}
+    source = muxed(tmp_path / "in.mkv", made, each=from_frame_5, options=options)
+
+    with pytest.warns(PictureWarning, match="without a usable time, given one: 5"):
+        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+
+    frames = decoded(tmp_path / "out.mp4")
+    assert numbers(frame.to_ndarray(format="rgb24") for frame in frames) == list(range(20))
+
+
+def test_joined_matroska_files_run_on(upscaler: Upscaler, tmp_path: Path) -> None:
+    made = make_video(tmp_path / "made.mkv", frames=40, draw=numbered, encoder={"bf": "3"})
+    source = joined(tmp_path / "in.mkv", made, made)
+
+    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+
+    times = seconds(tmp_path / "out.mp4")
+    assert [float(time) for time in times] == pytest.approx([n / 25 for n in range(80)], abs=0.002)

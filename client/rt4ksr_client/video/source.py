@@ -66,7 +66,7 @@ class VideoSource:
     """A file, and what the output takes over from its video. Sizes are upright, in pixels.
 
     ``time_base`` is the unit of times in seconds, ``rate`` the frames per second, ``aspect`` that
-    of a pixel. The first packet of any stream is at ``begin_s``. ``primaries`` and ``transfer`` are
+    of a pixel. The target begins at ``begin_s``. ``primaries`` and ``transfer`` are
     codes of ISO/IEC 23091-2.
     """
 
@@ -132,7 +132,7 @@ class VideoSource:
                 size, aspect = size[::-1], 1 / aspect
             is_counted = timing.counted or options.fps is not None
             begin_s = max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
-            begin_s = min(begin_s, max(0, start) * unit)
+            begin_s = min(begin_s, start * unit)
             source = cls(
                 path=path,
                 width_px=size[0],

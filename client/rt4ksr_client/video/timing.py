@@ -79,28 +79,34 @@ class VideoClock:
 
     def correct(self, packet: Any) -> None:
         """Shift the times of the next packet, in the order of storage."""
-        unit, has_dts = packet.time_base, packet.dts is not None
-        if has_dts and not self._stretches:
-            begin_s = packet.dts * unit
-            self._stretches.append(Seam(Fraction(0), begin_s, begin_s + self._step_s))
-        if self._stretches and (has_dts or packet.pts is not None):
-            # Where frames are shown in another order, the first ones may lack one of the times.
-            self._follow((packet.dts if has_dts else packet.pts) * unit, has_dts=has_dts)
-        if packet.pts is not None:
-            self._shown_s = max(self._shown_s, packet.pts * unit + self._step_s)
+        unit = packet.time_base
+        decoded_s = None if packet.dts is None else packet.dts * unit
+        shown_s = None if packet.pts is None else packet.pts * unit
+        if decoded_s is not None and not self._stretches:
+            self._stretches.append(Seam(Fraction(0), decoded_s, decoded_s + self._step_s))
+        elif self._stretches:
+            self._follow(decoded_s, shown_s)
+        if shown_s is not None:
+            self._shown_s = max(self._shown_s, shown_s + self._step_s)
         shift = round(self._stretches[-1].shift_s / unit) if self._stretches else 0
         packet.pts = None if packet.pts is None else packet.pts + shift
-        packet.dts = packet.dts + shift if has_dts else None
+        packet.dts = None if packet.dts is None else packet.dts + shift
 
-    def _follow(self, time_s: Fraction, *, has_dts: bool) -> None:
+    def _follow(self, decoded_s: Fraction | None, shown_s: Fraction | None) -> None:
+        """Begin a new stretch where the time steps back or far ahead."""
+        # Where frames are shown in another order, the first ones may lack one of the times.
+        time_s = shown_s if decoded_s is None else decoded_s
+        if time_s is None:
+            return
         last, end_s = self._stretches[-1], time_s + self._step_s
-        step_s = end_s - last.end_s
-        jumps_ahead = has_dts and self._may_jump_ahead and step_s > JUMP_AHEAD_S
-        if step_s < -JUMP_BACK_S or jumps_ahead:
-            before_s = last.end_s if has_dts else self._shown_s
-            self._stretches.append(Seam(before_s + last.shift_s - time_s, time_s, end_s))
+        ahead_s = end_s - last.end_s
+        jumps_ahead = decoded_s is not None and self._may_jump_ahead and ahead_s > JUMP_AHEAD_S
+        if ahead_s < -JUMP_BACK_S or jumps_ahead:
+            gaps_s = [] if decoded_s is None else [last.end_s - decoded_s]
+            gaps_s += [] if shown_s is None else [self._shown_s - shown_s]
+            self._stretches.append(Seam(last.shift_s + max(gaps_s), time_s, end_s))
             self._shown_s = time_s
-        elif has_dts:
+        elif decoded_s is not None:
             self._stretches[-1] = replace(last, end_s=end_s)
 
 
