@@ -18,6 +18,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3
+	@mkdir -p build && name="$$(basename "$(IMAGE)")" && \
+	  printf 'demo/%s\n' before_after.png "$${name%.*}_x$(SCALE).png" >> build/demo.txt
 	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo --overwrite
 
 check: ## Lint, types and the tests that need no server
@@ -47,7 +49,7 @@ docs: $(VENV)/.dev ## Build the documentation into build/site/; warnings are err
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 export: $(VENV)/.dev ## Make model_repository/ again from the shipped weights
-	$(BIN)/rt4ksr export --output model_repository
+	$(BIN)/rt4ksr export --output model_repository --overwrite
 
 bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/pip install --quiet --group bench
@@ -59,7 +61,9 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/loadtest_peer.py
 
 clean: ## Remove what make installed and wrote
-	rm -rf $(VENV) build demo
+	@if [ -f build/demo.txt ]; then xargs -d '\n' rm -f -- < build/demo.txt; fi
+	@if [ -d demo ]; then rmdir --ignore-fail-on-non-empty demo; fi
+	rm -rf $(VENV) build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -109,29 +109,39 @@ class Export:
         return f"{self.full}; {self.half}"
 
 
-def export_model(network: RT4KSR, spec: ModelSpec, repository: str | os.PathLike[str]) -> Export:
+def export_model(
+    network: RT4KSR,
+    spec: ModelSpec,
+    repository: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+) -> Export:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
     Its image endpoint is written beside it, with the stages that all endpoints share. An older
-    model of that name is replaced only when the new one is complete.
+    model of that name is replaced only when the new one is complete. Without ``overwrite``, it is
+    kept if it has a file with other content than the new one, such as an edited configuration.
 
     Raises:
-        ExportError: the network has another scale, or the folder cannot be written.
+        ExportError: the network has another scale, a model is kept, or the folder cannot be
+            written.
         VerificationError: the graph does not compute what the network computes.
 
     """
     repository = Path(repository)
     model = build_model(network, spec)
-    _log.info("%s: verifying", spec.name)
-    full, half = model.graphs[Precision.FP32], model.graphs[Precision.FP16]
-    agreement, half_agreement = verify(full, network), verify_half(half, full)
     files = model.files()
     graphs = [files[f"{VERSION}/{name}"] for name in GRAPHS.values()]
     plans, dropped = _current_plans(repository / spec.name, graphs)
-    publish(files | plans, repository, spec.name)
-    for stage, content in stage_files().items():
-        publish(content, repository, stage)
-    publish(endpoint_files(spec.name, model.parameters), repository, image_endpoint(spec.name))
+    endpoint = endpoint_files(spec.name, model.parameters)
+    folders = {spec.name: files | plans, **stage_files(), image_endpoint(spec.name): endpoint}
+    if not overwrite:
+        _check_kept(repository, folders)
+    _log.info("%s: verifying", spec.name)
+    full, half = model.graphs[Precision.FP32], model.graphs[Precision.FP16]
+    agreement, half_agreement = verify(full, network), verify_half(half, full)
+    for name, content in folders.items():
+        publish(content, repository, name)
     return Export(agreement, half_agreement, dropped)
 
 
@@ -182,6 +192,25 @@ def stage_files() -> dict[str, dict[str, bytes]]:
         texts = {path: config_text(config).encode() for path, config in configs.items()}
         folders[name] = {f"{VERSION}/model.py": program, **texts}
     return folders
+
+
+def _check_kept(repository: Path, folders: Mapping[str, Files]) -> None:
+    """Check that ``folders`` replace no file of other content.
+
+    Raises:
+        ExportError: they do.
+
+    """
+    for name, files in folders.items():
+        folder = repository / name
+        if not (folder / CONFIG_NAME).is_file():  # see publish
+            continue
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if files.get(path.relative_to(folder).as_posix()) != path.read_bytes():
+                raise ExportError(
+                    f"{path} is not what this export writes: --overwrite replaces all of {folder}, "
+                    "-o writes elsewhere"
+                )
 
 
 def _current_plans(

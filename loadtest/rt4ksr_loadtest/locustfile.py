@@ -5,6 +5,7 @@ Locust's events start, feed and end a :class:`LoadRun`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -17,15 +18,17 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from rt4ksr_client.call import Call
 from rt4ksr_client.errors import LoadTestError, Rt4ksrError
+from rt4ksr_client.transports import open_transport
 from rt4ksr_loadtest import web_ui as our_web_ui
 from rt4ksr_loadtest.destination import check_destination
-from rt4ksr_loadtest.load.frames import load_frames
+from rt4ksr_loadtest.load.frames import load_frames, request_size_px
 from rt4ksr_loadtest.load.users import FrameUser
 from rt4ksr_loadtest.measurement.machines import read_server_status
 from rt4ksr_loadtest.options import LoadOptions, add_arguments, read_options
 from rt4ksr_loadtest.report import run_summary, write_report
-from rt4ksr_loadtest.result import RunResult, write_result
+from rt4ksr_loadtest.result import RunResult, check_vacant, write_result
 from rt4ksr_loadtest.run import (
     DRAIN,
     DRAINED,
@@ -55,8 +58,7 @@ def prepare(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> Non
                 click.echo(f"rt4ksr: warning: {text}", err=True)
             make_grpc_cooperative()
             check_models(options)
-            if options.frames is not None:
-                load_frames(options.frames, options.tile_px)
+            check_sizes(options)
     except (Rt4ksrError, ValueError) as exc:
         click.echo(f"rt4ksr: error: {exc}", err=True)
         sys.exit(1)
@@ -80,7 +82,12 @@ def begin(environment: Environment, **_: Any) -> None:
     try:
         options = read_options(environment.parsed_options, environment.host)
         check_destination(options, run.given)
-    except LoadTestError as exc:
+        if environment.web_ui is not None:
+            make_grpc_cooperative()
+            if options.out is not None:
+                check_vacant(options.out)
+            check_sizes(options)
+    except Rt4ksrError as exc:
         logger.error("the run was not started: %s", exc)
         run.draining = True
         if runner is not None:
@@ -165,6 +172,29 @@ def check_models(options: LoadOptions) -> None:
     if missing := sorted(set(options.shares) - ready):
         known = ", ".join(sorted(ready)) or "none"
         raise Rt4ksrError(f"{options.url} does not serve {', '.join(missing)} (it has: {known})")
+
+
+def check_sizes(options: LoadOptions) -> None:
+    """Check that every model of the run takes frames as large as those that it will get.
+
+    Raises:
+        ServerError: no answer.
+        LoadTestError: a model does not, or there are no frames.
+
+    """
+    loaded = load_frames(options.frames, options.tile_px) if options.frames is not None else []
+    with contextlib.closing(open_transport(options.connection)) as transport:
+        for model in options.shares:
+            served = transport.served_model(model, Call(options.timeout_s))
+            sizes_px = {(frame.pixels.shape[1], frame.pixels.shape[0]) for frame in loaded}
+            if options.tile_px is not None or not loaded:
+                sizes_px = {request_size_px(options, model)}
+            for width_px, height_px in sorted(sizes_px):
+                if violation := served.violation((1, height_px, width_px, 3)):
+                    raise LoadTestError(
+                        f"{model} does not take frames of {width_px}x{height_px}: {violation}: "
+                        "choose --tile-px or another size of frames"
+                    )
 
 
 def show_progress(run: LoadRun) -> None:

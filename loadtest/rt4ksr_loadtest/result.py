@@ -24,6 +24,7 @@ __all__ = [
     "Step",
     "Totals",
     "Verdict",
+    "check_vacant",
     "read_result",
     "write_result",
 ]
@@ -234,6 +235,17 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def passed(self) -> bool:
         """Whether every objective was met."""
         return all(verdict.passed for verdict in self.verdicts)
+
+
+def check_vacant(folder: Path) -> None:
+    """Check that a run may write its result into ``folder``.
+
+    Raises:
+        LoadTestError: there is the result of another run.
+
+    """
+    if (folder / "result.json").exists():
+        raise LoadTestError(f"--out {folder}: there is a result: give another folder")
 
 
 def write_result(result: RunResult, path: Path) -> None:

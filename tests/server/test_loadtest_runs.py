@@ -51,6 +51,7 @@ MODELS_OF_KNOWN_BEHAVIOUR = {
     "another_one_at_a_time": Behaviour(0.2),
     "four_soon": Behaviour(0.05, instances=4),
     "wrong_now_and_then": Behaviour(0.01, wrong_every=100),
+    "small_frames": Behaviour(0.01),
 }
 
 
@@ -68,6 +69,8 @@ def server(server_with: ServerFactory, nearest_repository: RepositoryFactory) ->
         config.instance_group[0].kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
         config.parameters["delay_s"].string_value = str(behaviour.delay_s)
         config.parameters["wrong_every"].string_value = str(behaviour.wrong_every)
+        if name == "small_frames":
+            config.parameters["max_side_px"].string_value = "200"
         version = repository / name / "1"
         version.mkdir(parents=True)
         shutil.copy(CALIBRATED_MODEL, version / "model.py")
@@ -314,6 +317,17 @@ def test_a_missing_server_or_model_is_an_error_before_the_run(
         assert message in errors
         assert "Traceback" not in errors
     assert not out.exists()
+
+
+def test_frames_larger_than_the_model_takes_are_rejected_before_the_run(
+    server: TritonServer, tmp_path: Path
+) -> None:
+    with LoadTest(server, tmp_path / "out", "small_frames", []) as run:
+        run.wait()
+    assert run.process.returncode == 1
+    assert "small_frames does not take frames of 256x128: a side must not exceed 200" in run.output
+    assert "choose --tile-px" in run.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -42,6 +42,29 @@ def test_shipped_weights_are_exported_by_their_id(tmp_path: Path, quick_verifica
     assert (tmp_path / "rt4ksr_x2/1/model.onnx").is_file()
 
 
+@pytest.mark.parametrize(
+    "name", ["rt4ksr_x2/config.pbtxt", "rt4ksr_x2/1/notes.txt", "rt4ksr_decode/1/model.py"]
+)
+def test_files_of_yours_in_a_model_are_only_replaced_with_overwrite(
+    tmp_path: Path, quick_verification: None, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    torch.manual_seed(2)
+    save_network(RT4KSR(Architecture(2, features=8, blocks=1)), tmp_path / "mine.safetensors")
+    words = ("export", "--weights", tmp_path / "mine.safetensors", "-o", tmp_path / "out")
+    assert run(*words) == 0
+    assert run(*words) == 0  # the same files
+    edited = tmp_path / "out" / name
+    with edited.open("a") as file:
+        file.write("# mine")
+
+    assert run(*words) == 1
+
+    assert f"{edited} is not what this export writes: --overwrite" in capsys.readouterr().err
+    assert edited.read_text().endswith("# mine")
+    assert run(*words, "--overwrite") == 0
+    assert not edited.exists() or "# mine" not in edited.read_text()
+
+
 def test_no_option_is_hidden() -> None:
     for command in (export, train, evaluate_command):
         assert not [p.name for p in command.params if isinstance(p, click.Option) and p.hidden]
@@ -63,7 +86,7 @@ def test_a_plan_is_built_from_the_repository_and_reported_when_it_is_removed(
     assert (out / "rt4ksr_x2/1/model.rtx").is_file()
     assert "model.rtx: built with tensorrt_rtx" in capsys.readouterr().out
 
-    assert run("export", "--weights", tmp_path / "3.safetensors", "-o", out) == 0
+    assert run("export", "--weights", tmp_path / "3.safetensors", "-o", out, "--overwrite") == 0
     assert "removed model.rtx, which was built from another graph" in capsys.readouterr().err
     assert not (out / "rt4ksr_x2/1/model.rtx").exists()
 

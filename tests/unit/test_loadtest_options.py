@@ -20,6 +20,7 @@ from rt4ksr_client.errors import LoadTestError
 from rt4ksr_loadtest import cli
 from rt4ksr_loadtest.destination import check_destination
 from rt4ksr_loadtest.options import OPTIONS, LoadOptions
+from rt4ksr_loadtest.result import check_vacant
 from support.loadtest_options import FormParser, parse_options
 
 
@@ -250,3 +251,10 @@ def test_help_has_no_percent_sign_for_argparse_to_interpret() -> None:
 
 def test_these_tests_do_without_locust() -> None:
     assert "locust" not in sys.modules  # it would patch the sockets and locks of every later test
+
+
+def test_a_folder_with_a_result_is_not_vacant(tmp_path: Path) -> None:
+    check_vacant(tmp_path / "new")
+    (tmp_path / "result.json").touch()
+    with pytest.raises(LoadTestError, match="there is a result: give another folder"):
+        check_vacant(tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rt4ksr_client.cli.options import overwrite_option
 from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import load_network, packaged_weights, resolve_weights
@@ -48,6 +49,7 @@ from rt4ksr_export.tensorrt import Target
     show_default=True,
     help="Build a plan too: TensorRT for this machine's GPU, or TensorRT for RTX.",
 )
+@overwrite_option("Replace models whose files differ, with all that is in their folders.")
 @click.option("--force", is_flag=True, help="Build the plan even if there is one.")
 @click.option("--trtexec", is_flag=True, help="Print the command that builds the plan instead.")
 def export(
@@ -56,6 +58,7 @@ def export(
     scale: str | None,
     model: str | None,
     target: str,
+    overwrite: bool,
     force: bool,
     trtexec: bool,
 ) -> None:
@@ -75,7 +78,7 @@ def export(
     if target == "onnx" and (force or trtexec):
         raise click.UsageError("--force and --trtexec go with --target tensorrt or rtx")
     if weights is not None:
-        specs = [_export_weights(weights, wanted_scale, model, output)]
+        specs = [_export_weights(weights, wanted_scale, model, output, overwrite=overwrite)]
     else:
         specs = [
             spec
@@ -87,7 +90,8 @@ def export(
         published = [spec for spec in specs if (output / spec.name).is_dir()]
         if target == "onnx" or not published:
             for spec in specs:
-                _publish(load_network(packaged_weights(spec.name)), spec, output)
+                network = load_network(packaged_weights(spec.name))
+                _publish(network, spec, output, overwrite=overwrite)
         else:
             specs = published
     if target == "onnx":
@@ -99,7 +103,9 @@ def export(
             click.echo(build_plan(spec, output, Target(target), force=force))
 
 
-def _export_weights(weights: str, scale: int | None, model: str | None, output: Path) -> ModelSpec:
+def _export_weights(
+    weights: str, scale: int | None, model: str | None, output: Path, *, overwrite: bool
+) -> ModelSpec:
     """Publish ``weights``, a file or a name, as ``model`` or the default model of their scale.
 
     Raises:
@@ -111,13 +117,13 @@ def _export_weights(weights: str, scale: int | None, model: str | None, output: 
     if model is None and found not in DEFAULT_MODELS:
         raise CheckpointError(f"{weights}: there is no model for scale {found}")
     spec = MODELS[model] if model else DEFAULT_MODELS[found]
-    _publish(network, spec, output)
+    _publish(network, spec, output, overwrite=overwrite)
     return spec
 
 
-def _publish(network: RT4KSR, spec: ModelSpec, output: Path) -> None:
+def _publish(network: RT4KSR, spec: ModelSpec, output: Path, *, overwrite: bool) -> None:
     """Export ``network`` and print its figures, and the plans that it made outdated."""
-    exported = export_model(network, spec, output)
+    exported = export_model(network, spec, output, overwrite=overwrite)
     click.echo(f"{output / spec.name}: {exported}")
     for name in exported.dropped_plans:
         click.echo(
