@@ -58,6 +58,7 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/client_stages.py
 	$(BIN)/python benchmarks/client_transport.py
 	$(BIN)/python benchmarks/image_endpoint.py
+	$(BIN)/python benchmarks/server_memory.py
 	$(BIN)/python benchmarks/loadtest_peer.py
 
 clean: ## Remove what make installed and wrote

@@ -11,12 +11,16 @@ from typing import Final
 from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import ServerStartError
 from rt4ksr_server.services import SERVICES, address_flag
+from rt4ksr_server.supervisor import SHARED_MEMORY_DIRECTORY
 
 __all__ = ["ServerOptions", "default_repository", "shipped_repository"]
 
 # One 1080p frame and its 4K answer take 31.1 MB of a model instance's shared memory region. It
-# starts this large and grows by as much; two such regions still fit in Docker's 64 MB /dev/shm.
+# starts this large and grows by as much. Where /dev/shm is small, as in Docker, it starts small and
+# grows by what a frame takes.
 REGION_BYTES: Final = 32 * 1024 * 1024 - 4096
+SMALL_REGION_BYTES: Final = 1024 * 1024
+AMPLE_BYTES: Final = 512 * 1024 * 1024
 REPOSITORY: Final = "model_repository"
 OWN_FLAGS: Final = frozenset(
     ["--model-repository", "--model-store", "--exit-timeout-secs", "--id"]
@@ -80,13 +84,14 @@ class ServerOptions:
         Every flag exists since release 24.10; ``region_prefix`` starts the names of the shared
         memory regions between tritonserver and its Python backend.
         """
+        region_bytes = REGION_BYTES if has_ample_shared_memory() else SMALL_REGION_BYTES
         flags = [
             f"--id={server_id}",
             f"--model-repository={self.model_repository}",
             f"--exit-timeout-secs={max(1, round(self.exit_timeout_s))}",
             f"--backend-config=python,shm-region-prefix-name={region_prefix}",
-            f"--backend-config=python,shm-default-byte-size={REGION_BYTES}",
-            f"--backend-config=python,shm-growth-byte-size={REGION_BYTES}",
+            f"--backend-config=python,shm-default-byte-size={region_bytes}",
+            f"--backend-config=python,shm-growth-byte-size={region_bytes}",
             # By default, gRPC keeps eight requests with their answers as large as they ever were.
             "--grpc-infer-allocation-pool-size=0",
         ]
@@ -101,6 +106,16 @@ class ServerOptions:
             flags.append("--model-control-mode=explicit")
             flags += [f"--load-model={name}" for name in self.models]
         return [*flags, *self.extra_args]
+
+
+def has_ample_shared_memory() -> bool:
+    """Return whether /dev/shm has room for regions of the usual size of all models."""
+    try:
+        found = os.statvfs(SHARED_MEMORY_DIRECTORY)
+    except OSError:
+        return False
+    is_unlimited = found.f_blocks == 0
+    return is_unlimited or found.f_bavail * found.f_frsize >= AMPLE_BYTES
 
 
 def default_repository() -> Path:

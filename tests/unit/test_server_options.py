@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +33,23 @@ def options(repository: Path, **changes: Any) -> ServerOptions:
         "extra_args": (),
     }
     return ServerOptions(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "free_mib", "region_bytes"),
+    [(128 << 10, 600, 33550336), (128 << 10, 64, 1 << 20), (0, 0, 33550336)],
+    ids=["ample", "small", "unlimited"],
+)
+def test_regions_of_models_start_small_where_shared_memory_is(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, free_mib: int, region_bytes: int
+) -> None:
+    found = SimpleNamespace(f_blocks=blocks, f_bavail=free_mib << 8, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+    flags = options(repository).arguments("name", "name-", {"grpc": 1})
+
+    assert f"--backend-config=python,shm-default-byte-size={region_bytes}" in flags
+    assert f"--backend-config=python,shm-growth-byte-size={region_bytes}" in flags
 
 
 def test_every_service_is_bound_to_the_given_address_only(repository: Path) -> None:
