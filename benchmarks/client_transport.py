@@ -42,7 +42,7 @@ def main() -> None:
     shape = (SPEC.input_height_px, SPEC.input_width_px, 3)
     frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC.scale))
+        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC))
         with TritonServer(folder) as server:
             alone_ms = model_alone_ms(Path(folder, SPEC.name, "1", "model.onnx"), frame)
             report(server, alone_ms, measured(server, frame))

@@ -217,7 +217,7 @@ def asking(transport: Transport, kind: str) -> Callable[[], Sized]:
     """Return what has one frame upscaled and returns the answer: an array, or a file's bytes."""
     if kind == "raw":
         model, frame = transport.served_model(SPEC.name, Call(TIMEOUT_S)), source_frame()
-        return lambda: transport.upscale(model, frame, Call(TIMEOUT_S))
+        return lambda: transport.upscale(model, (frame,), Call(TIMEOUT_S))
     request = InferRequest(
         ENDPOINT, [pictures_tensor([source_file()])], [RequestedOutput(UPSCALED_PICTURE_NAME)]
     )

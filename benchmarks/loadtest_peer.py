@@ -37,7 +37,7 @@ def main() -> None:
         print(nvidia.MISSING)
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC.scale))
+        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC))
         with TritonServer(folder) as server:
             print(f"{arguments.users} concurrent, medians of {arguments.rounds} alternating rounds")
             print(f"{'':6} {'ours':>22} {'perf_analyzer':>22} {'ratio':>12}")

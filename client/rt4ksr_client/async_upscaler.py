@@ -29,7 +29,7 @@ from rt4ksr_client.connection import (
     WireName,
 )
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
-from rt4ksr_client.frames import Frame, SupportsArray
+from rt4ksr_client.frames import Frame, SupportsArray, Yuv420
 from rt4ksr_client.security import DEFAULT_SECURITY, Security
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
@@ -38,6 +38,7 @@ from rt4ksr_client.transports.base import closed
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
     from typing_extensions import Self
 
 __all__ = ["AsyncUpscaler"]
@@ -151,9 +152,15 @@ class AsyncUpscaler:
     async def upscale(self, image: SupportsArray) -> Frame: ...
     @overload
     async def upscale(self, image: Image.Image) -> Image.Image: ...
-    async def upscale(self, image: SupportsArray | Image.Image) -> Frame | Image.Image:
+    @overload
+    async def upscale(self, image: Yuv420) -> Yuv420: ...
+    @overload
+    async def upscale(self, image: VideoFrame) -> VideoFrame: ...
+    async def upscale(
+        self, image: SupportsArray | Image.Image | Yuv420 | VideoFrame
+    ) -> Frame | Image.Image | Yuv420 | VideoFrame:
         """See :meth:`Upscaler.upscale`."""
-        upscaled: Frame | Image.Image = await self._run(
+        upscaled: Frame | Image.Image | Yuv420 | VideoFrame = await self._run(
             lambda cancellation: self._upscaler.upscale(image, cancellation=cancellation)
         )
         return upscaled

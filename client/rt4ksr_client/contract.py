@@ -3,9 +3,17 @@
 Everything derives from this module: the exporter's ``config.pbtxt``, the backend's checks, the
 client and the tests. It needs nothing but the standard library.
 
-Request ``image``: UINT8, shape ``(N, H, W, 3)``, RGB, H and W multiples of
-:data:`SIZE_MULTIPLE_PX`. Response ``upscaled``: UINT8, shape ``(N, s*H, s*W, 3)``, RGB.
-All arithmetic between the two (scaling to [0, 1], clipping, rounding half to even) is the graph's.
+A model takes and returns frames in its colours, tensors by :data:`INPUTS` and :data:`OUTPUTS`, H
+and W multiples of :data:`SIZE_MULTIPLE_PX`:
+
+* ``rgb``: request ``image``, UINT8, ``(N, H, W, 3)``; response ``upscaled``, ``(N, s*H, s*W, 3)``.
+* ``yuv420``: request ``luma`` ``(N, H, W, 1)`` and ``chroma`` ``(N, H/2, W/2, 2)``, U before V, as
+  NV12 holds them; response ``upscaled_luma`` ``(N, s*H, s*W, 1)`` and ``upscaled_chroma``
+  ``(N, s*H/2, s*W/2, 2)``. UINT8 for video of 8 bits; UINT16 for any of 9 to 16 bits, with the
+  value in the high bits, as P010 holds it. Whatever matrix, range and transfer the codes are for,
+  the answer's are for the same.
+
+All arithmetic between the two (scaling, clipping, rounding half to even) is the graph's.
 
 The image endpoint of such a model, an ensemble named by :func:`image_endpoint`, takes and returns
 encoded pictures. Request ``picture``: BYTES, shape ``(N, 1)``, each a whole file in one of
@@ -28,11 +36,13 @@ __all__ = [
     "DEFAULT_MODELS",
     "DEFAULT_PICTURE_FORMAT",
     "ENCODE_STAGE",
+    "INPUTS",
     "INPUT_NAME",
     "MAX_INPUT_PX",
     "MAX_PICTURE_BYTES",
     "MAX_SIDE_PX",
     "MODELS",
+    "OUTPUTS",
     "OUTPUT_NAME",
     "PICTURE_DATATYPE",
     "PICTURE_FORMATS",
@@ -41,7 +51,9 @@ __all__ = [
     "SIZE_MULTIPLE_PX",
     "UPSCALED_PICTURE_NAME",
     "WIRE_DATATYPE",
+    "Colours",
     "Content",
+    "FrameTensor",
     "ModelSpec",
     "Parameter",
     "PictureFormat",
@@ -85,6 +97,40 @@ DEFAULT_PICTURE_FORMAT: Final[PictureFormat] = "jpeg"
 MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
 """Largest file the image endpoint takes, in bytes: a photograph of :data:`MAX_INPUT_PX` as PNG."""
 
+Colours = Literal["rgb", "yuv420"]
+"""``yuv420``: luma and chroma as in most video, one sample of chroma for 2x2 pixels."""
+
+
+@dataclass(frozen=True)
+class FrameTensor:
+    """A tensor with a part of each frame: ``(N, H/subsampling, W/subsampling, channels)``."""
+
+    name: str
+    channels: int
+    subsampling: int = 1
+
+    def shape(self, count: int, height_px: int, width_px: int) -> tuple[int, int, int, int]:
+        """Return the shape of ``count`` frames."""
+        step = self.subsampling
+        return count, height_px // step, width_px // step, self.channels
+
+
+INPUTS: Final[Mapping[Colours, tuple[FrameTensor, ...]]] = MappingProxyType(
+    {
+        "rgb": (FrameTensor(INPUT_NAME, CHANNELS),),
+        "yuv420": (FrameTensor("luma", 1), FrameTensor("chroma", 2, subsampling=2)),
+    }
+)
+OUTPUTS: Final[Mapping[Colours, tuple[FrameTensor, ...]]] = MappingProxyType(
+    {
+        "rgb": (FrameTensor(OUTPUT_NAME, CHANNELS),),
+        "yuv420": (
+            FrameTensor("upscaled_luma", 1),
+            FrameTensor("upscaled_chroma", 2, subsampling=2),
+        ),
+    }
+)
+
 Content = Literal["any", "jpeg", "video"]
 """``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
 
@@ -93,6 +139,7 @@ class Parameter:
     """Keys of the model config's ``parameters``, which describe the model to clients."""
 
     SCALE: Final = "scale"
+    COLOURS: Final = "colours"
     SIZE_MULTIPLE: Final = "size_multiple"
     HALO: Final = "halo_px"
     """Even margin of input pixels around a tile that makes tiling exact."""
@@ -126,7 +173,8 @@ class ModelSpec:
 
     ``input_width_px`` x ``input_height_px`` is the frame the model is meant for: it is measured at
     this size, and a TensorRT engine is optimized for it. Any other size is served too. ``content``
-    is what its weights are best at.
+    is what its weights are best at. Its tensors hold ``colours`` in ``bits`` each; ``weights`` are
+    the shipped ones, if not those of its name.
     """
 
     name: str
@@ -134,6 +182,19 @@ class ModelSpec:
     input_width_px: int
     input_height_px: int
     content: Content = "any"
+    colours: Colours = "rgb"
+    bits: Literal[8, 16] = 8
+    weights: str = ""
+
+    @property
+    def datatype(self) -> str:
+        """Of its tensors, as Triton's HTTP and gRPC protocols name it."""
+        return f"UINT{self.bits}"
+
+    @property
+    def weights_name(self) -> str:
+        """Of the shipped weights."""
+        return self.weights or self.name
 
     def __post_init__(self) -> None:
         """Reject a row that contradicts the contract."""
@@ -152,8 +213,14 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
     ModelSpec("rt4ksr_x2_jpeg", 2, input_width_px=1920, input_height_px=1080, content="jpeg"),
     ModelSpec("rt4ksr_x3_jpeg", 3, input_width_px=1280, input_height_px=720, content="jpeg"),
-    ModelSpec("rt4ksr_x2_video", 2, input_width_px=1920, input_height_px=1080, content="video"),
-    ModelSpec("rt4ksr_x3_video", 3, input_width_px=1280, input_height_px=720, content="video"),
+    ModelSpec("rt4ksr_x2_video", 2, 1920, 1080, content="video", colours="yuv420"),
+    ModelSpec("rt4ksr_x3_video", 3, 1280, 720, content="video", colours="yuv420"),
+    ModelSpec(
+        "rt4ksr_x2_video16", 2, 1920, 1080, "video", "yuv420", bits=16, weights="rt4ksr_x2_video"
+    ),
+    ModelSpec(
+        "rt4ksr_x3_video16", 3, 1280, 720, "video", "yuv420", bits=16, weights="rt4ksr_x3_video"
+    ),
 )
 """Every model this project ships, by name."""
 
@@ -163,9 +230,10 @@ def image_endpoint(model: str) -> str:
     return f"{model}_image"
 
 
-def models_for(content: Content) -> Mapping[int, ModelSpec]:
-    """Return this project's models for that content, by scale."""
-    return MappingProxyType({s.scale: s for s in MODELS.values() if s.content == content})
+def models_for(content: Content, bits: int = 8) -> Mapping[int, ModelSpec]:
+    """Return this project's models for that content, with tensors of ``bits``, by scale."""
+    found = (s for s in MODELS.values() if s.content == content and s.bits == bits)
+    return MappingProxyType({spec.scale: spec for spec in found})
 
 
 DEFAULT_MODELS: Final[Mapping[int, ModelSpec]] = models_for("any")

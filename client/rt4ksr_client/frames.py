@@ -1,23 +1,73 @@
 """Frames in and out of the wire's shape. No input or output, no server: arrays to arrays.
 
-A *frame* is what a user has: uint8, ``(H, W, 3)``, RGB, any size from 1x1. A *batch* is what the
-wire takes: uint8, ``(N, H, W, 3)``, H and W multiples of the model's ``size_multiple``.
+A *frame* is what a user has: uint8, ``(H, W, 3)``, RGB, any size from 1x1; or :class:`Yuv420`. Its
+*planes* are what the tensors of a model hold of it. A *batch* is what the wire takes: such planes
+of N frames, H and W multiples of the model's ``size_multiple``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt4ksr_client.contract import CHANNELS
+from rt4ksr_client.contract import CHANNELS, FrameTensor
 from rt4ksr_client.errors import PictureError
 
-__all__ = ["Frame", "SupportsArray", "as_frame", "from_batch", "to_batch"]
+__all__ = [
+    "Frame",
+    "Planes",
+    "SupportsArray",
+    "Yuv420",
+    "as_frame",
+    "frame_of",
+    "from_batch",
+    "planes_of",
+    "to_batch",
+]
 
 Frame = NDArray[np.uint8]
+Planes = tuple[NDArray[Any], ...]
+"""One array for each tensor of a model: RGB, or luma and chroma."""
+
+
+@dataclass(frozen=True, eq=False)
+class Yuv420:
+    """A frame of 4:2:0 video, as NV12 or P010 hold it.
+
+    ``luma`` is ``(H, W)``, ``chroma`` ``(ceil(H/2), ceil(W/2), 2)``, U before V. Both are uint8, or
+    both uint16 with the value in the high bits: a 10-bit code times 64. Matrix, range and transfer
+    are not part of it: they come out as they went in.
+    """
+
+    luma: NDArray[np.uint8] | NDArray[np.uint16]
+    chroma: NDArray[np.uint8] | NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        """Reject planes that do not fit one another.
+
+        Raises:
+            PictureError: the message says what to pass.
+
+        """
+        luma, chroma = self.luma, self.chroma
+        kinds = {getattr(plane, "dtype", None) for plane in (luma, chroma)}
+        if kinds not in ({np.dtype(np.uint8)}, {np.dtype(np.uint16)}):
+            found = " and ".join(str(getattr(p, "dtype", type(p).__name__)) for p in (luma, chroma))
+            raise PictureError(f"luma and chroma must both be uint8 or both uint16, got {found}")
+        if luma.ndim != 2 or not luma.size:
+            raise PictureError(f"expected luma of the shape (H, W), got {luma.shape}")
+        height, width = luma.shape
+        expected = ((height + 1) // 2, (width + 1) // 2, 2)
+        if chroma.shape != expected:
+            raise PictureError(
+                f"luma of {width}x{height} goes with chroma of the shape {expected}, U and V last, "
+                f"got {chroma.shape}"
+            )
 
 
 class SupportsArray(Protocol):
@@ -112,18 +162,42 @@ def _to_rgb(image: object, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def to_batch(frame: Frame, size_multiple: int) -> Frame:
-    """Return ``(1, H', W', 3)``: the frame, its last row and column repeated up to the multiple.
+def planes_of(frame: Frame | Yuv420) -> Planes:
+    """Return what each tensor of the wire holds of ``frame``: ``(H, W, C)`` each; views."""
+    if isinstance(frame, Yuv420):
+        return frame.luma[..., np.newaxis], frame.chroma
+    return (frame,)
 
-    A frame that already fits is not copied.
+
+def frame_of(planes: Planes) -> Frame | Yuv420:
+    """Undo :func:`planes_of`."""
+    if len(planes) == 1:
+        return planes[0]
+    luma, chroma = planes
+    return Yuv420(luma[..., 0], chroma)
+
+
+def to_batch(planes: Planes, tensors: Sequence[FrameTensor], size_multiple: int) -> Planes:
+    """Return ``(1, H', W', C)`` of each plane, its last row and column repeated up to the multiple.
+
+    A plane that already fits is not copied. ``tensors`` are those of the model that it is for.
     """
-    height, width, _ = frame.shape
-    bottom, right = -height % size_multiple, -width % size_multiple
-    if bottom or right:
-        frame = np.pad(frame, ((0, bottom), (0, right), (0, 0)), mode="edge")
-    return frame[np.newaxis]
+    sides = [side + -side % size_multiple for side in planes[0].shape[:2]]
+    batch = []
+    for plane, tensor in zip(planes, tensors, strict=True):
+        _, height, width, _ = tensor.shape(1, *sides)
+        bottom, right = height - plane.shape[0], width - plane.shape[1]
+        if bottom or right:
+            plane = np.pad(plane, ((0, bottom), (0, right), (0, 0)), mode="edge")
+        batch.append(plane[np.newaxis])
+    return tuple(batch)
 
 
-def from_batch(batch: Frame, height_px: int, width_px: int) -> Frame:
-    """Return the first picture of a response, cropped to ``height_px`` x ``width_px``; a view."""
-    return batch[0, :height_px, :width_px]
+def from_batch(
+    batch: Planes, tensors: Sequence[FrameTensor], height_px: int, width_px: int
+) -> Planes:
+    """Return the first frame of a response, cropped to ``height_px`` x ``width_px``; views."""
+    return tuple(
+        plane[0, : -(-height_px // tensor.subsampling), : -(-width_px // tensor.subsampling)]
+        for plane, tensor in zip(batch, tensors, strict=True)
+    )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rt4ksr_client.contract import PICTURE_NAME, Parameter
+from rt4ksr_client.contract import (
+    INPUTS,
+    OUTPUTS,
+    PICTURE_NAME,
+    Colours,
+    FrameTensor,
+    Parameter,
+)
 from rt4ksr_client.errors import ServerError
 
 __all__ = ["ServedModel"]
@@ -17,7 +25,8 @@ class ServedModel:
 
     ``size_multiple``: height and width of a frame must be multiples of it. ``halo_px``: input
     pixels around an output pixel that it depends on. ``max_batch_size``: frames in one request.
-    ``max_side_px``: longest side of a frame; None if the model accepts any.
+    ``max_side_px``: longest side of a frame; None if the model accepts any. ``colours`` and
+    ``bits``: those of the values in its tensors.
 
     Raises:
         ValueError: a scale or a multiple below 1, a negative halo, or no room between two halos.
@@ -32,6 +41,23 @@ class ServedModel:
     weights_sha256: str
     project_version: str
     max_side_px: int | None = None
+    colours: Colours = "rgb"
+    bits: int = 8
+
+    @property
+    def inputs(self) -> tuple[FrameTensor, ...]:
+        """The tensors that it takes."""
+        return INPUTS[self.colours]
+
+    @property
+    def outputs(self) -> tuple[FrameTensor, ...]:
+        """The tensors that it returns."""
+        return OUTPUTS[self.colours]
+
+    @property
+    def datatype(self) -> str:
+        """Of its tensors."""
+        return f"UINT{self.bits}"
 
     def __post_init__(self) -> None:
         """Reject a model no picture could be prepared for."""
@@ -40,9 +66,9 @@ class ServedModel:
         if self.max_side_px is not None and self.max_side_px < 2 * self.halo_px + 64:
             raise ValueError(f"max_side_px leaves no room between two halos: {self}")
 
-    def violation(self, shape: tuple[int, ...]) -> str | None:
-        """Return the rule of the model that a batch ``(N, H, W, 3)`` breaks; None if none."""
-        count, height, width, _ = shape
+    def violation(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        """Return the rule that tensors of these ``shapes`` break; None if none."""
+        count, height, width, _ = shapes[0]
         if not count or not height or not width:
             return "a batch must not be empty"
         if height % self.size_multiple or width % self.size_multiple:
@@ -51,6 +77,9 @@ class ServedModel:
             return f"at most {max(1, self.max_batch_size)} frames fit in one request"
         if self.max_side_px is not None and max(height, width) > self.max_side_px:
             return f"a side must not exceed {self.max_side_px} pixels"
+        expected = [tensor.shape(count, height, width) for tensor in self.inputs]
+        if list(shapes) != expected:
+            return f"the tensors must have the shapes {expected}"
         return None
 
     @classmethod
@@ -69,6 +98,13 @@ class ServedModel:
             )
         values = {k: v.get("string_value", "") for k, v in config.get("parameters", {}).items()}
         max_side_px = values.get(Parameter.MAX_SIDE)
+        colours: Any = values.get(Parameter.COLOURS, "rgb")
+        datatypes = {tensor.get("data_type", "") for tensor in config.get("input", ())}
+        if colours not in INPUTS:
+            raise ServerError(
+                f"model {name!r} has colours this client does not know: {colours!r}; it knows "
+                f"{', '.join(INPUTS)}"
+            )
         try:
             return cls(
                 name=name,
@@ -79,6 +115,8 @@ class ServedModel:
                 weights_sha256=values.get(Parameter.WEIGHTS_SHA256, ""),
                 project_version=values.get(Parameter.PROJECT_VERSION, ""),
                 max_side_px=None if max_side_px is None else int(max_side_px),
+                colours=colours,
+                bits=16 if datatypes == {"TYPE_UINT16"} else 8,
             )
         except (KeyError, ValueError) as exc:
             raise ServerError(

@@ -13,14 +13,14 @@ import numpy as np
 
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
-from rt4ksr_client.frames import Frame, to_batch
+from rt4ksr_client.frames import Planes, to_batch
 from rt4ksr_client.served_model import ServedModel
 
 __all__ = ["Span", "Tile", "plan_tiles", "upscale_in_tiles"]
 
 TILES_IN_FLIGHT = 3
 
-Infer = Callable[[Frame, Cancellation | None], Frame]
+Infer = Callable[[Planes, Cancellation | None], Planes]
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,19 @@ class Span:
     sent_start: int
     sent_stop: int
 
-    def in_result(self, scale: int) -> slice:
-        """Return where the kept part is in the upscaled picture."""
-        return slice(self.start * scale, self.stop * scale)
+    def sent(self, subsampling: int) -> slice:
+        """Return where the part to send is in a plane."""
+        return slice(self.sent_start // subsampling, -(-self.sent_stop // subsampling))
 
-    def in_answer(self, scale: int) -> slice:
-        """Return where the kept part is in the upscaled tile."""
+    def in_result(self, scale: int, subsampling: int) -> slice:
+        """Return where the kept part is in a plane of the upscaled frame."""
+        return slice(self.start * scale // subsampling, -(-self.stop * scale // subsampling))
+
+    def in_answer(self, scale: int, subsampling: int) -> slice:
+        """Return where the kept part is in a plane of the upscaled tile."""
         offset = self.start - self.sent_start
-        return slice(offset * scale, (offset + self.stop - self.start) * scale)
+        end = (offset + self.stop - self.start) * scale
+        return slice(offset * scale // subsampling, -(-end // subsampling))
 
 
 @dataclass(frozen=True)
@@ -100,37 +105,44 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def upscale_in_tiles(
-    frame: Frame,
+    planes: Planes,
     served: ServedModel,
     max_px: int,
     infer: Infer,
     cancellation: Cancellation | None,
-) -> Frame:
-    """Return ``frame`` upscaled by ``infer``, tile by tile.
+) -> Planes:
+    """Return ``planes`` upscaled by ``infer``, tile by tile.
 
     Beyond the result, no more than :data:`TILES_IN_FLIGHT` tiles are in memory at a time.
 
     Args:
-        frame: uint8 ``(H, W, 3)``.
+        planes: of one frame.
         served: the model; its halo is the margin.
         max_px: largest tile, in input pixels.
         infer: upscales a batch of one tile.
         cancellation: ends the call from another thread.
 
     """
-    height, width, channels = frame.shape
-    result = np.empty((height * served.scale, width * served.scale, channels), np.uint8)
+    (height, width), scale = planes[0].shape[:2], served.scale
+    steps = [tensor.subsampling for tensor in served.inputs]
+    result = tuple(
+        np.empty(
+            (-(-height * scale // step), -(-width * scale // step), plane.shape[2]), plane.dtype
+        )
+        for plane, step in zip(planes, steps, strict=True)
+    )
 
     def place(tile: Tile, cancellation: Cancellation) -> None:
-        sent = frame[
-            tile.rows.sent_start : tile.rows.sent_stop,
-            tile.columns.sent_start : tile.columns.sent_stop,
-        ]
-        upscaled = infer(to_batch(sent, served.size_multiple), cancellation)[0]
-        rows, columns, scale = tile.rows, tile.columns, served.scale
-        result[rows.in_result(scale), columns.in_result(scale)] = upscaled[
-            rows.in_answer(scale), columns.in_answer(scale)
-        ]
+        rows, columns = tile.rows, tile.columns
+        sent = tuple(
+            plane[rows.sent(step), columns.sent(step)]
+            for plane, step in zip(planes, steps, strict=True)
+        )
+        upscaled = infer(to_batch(sent, served.inputs, served.size_multiple), cancellation)
+        for plane, answer, step in zip(result, upscaled, steps, strict=True):
+            plane[rows.in_result(scale, step), columns.in_result(scale, step)] = answer[
+                0, rows.in_answer(scale, step), columns.in_answer(scale, step)
+            ]
 
     tiles = plan_tiles(
         height,

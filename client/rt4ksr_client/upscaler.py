@@ -23,15 +23,31 @@ from rt4ksr_client.connection import (
     TransportName,
     WireName,
 )
-from rt4ksr_client.contract import DEFAULT_MODELS, DEFAULT_PICTURE_FORMAT, PictureFormat
+from rt4ksr_client.contract import (
+    DEFAULT_MODELS,
+    DEFAULT_PICTURE_FORMAT,
+    MODELS,
+    PictureFormat,
+)
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
+    PictureError,
     ServerError,
     ServerUnreachableError,
     WrongScaleError,
 )
-from rt4ksr_client.frames import Frame, SupportsArray, as_frame, from_batch, to_batch
+from rt4ksr_client.frames import (
+    Frame,
+    Planes,
+    SupportsArray,
+    Yuv420,
+    as_frame,
+    frame_of,
+    from_batch,
+    planes_of,
+    to_batch,
+)
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.security import DEFAULT_SECURITY, Security, UnencryptedWarning
 from rt4ksr_client.served_model import ServedModel
@@ -40,6 +56,9 @@ from rt4ksr_client.tiling import upscale_in_tiles
 from rt4ksr_client.transports import Route, open_transport
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from av.video.frame import VideoFrame
     from typing_extensions import Self
 
 __all__ = ["DEFAULT_IN_FLIGHT", "DEFAULT_SCALE", "Upscaler"]
@@ -49,7 +68,7 @@ DEFAULT_IN_FLIGHT = 4
 MAX_MODEL_CHANGES = 2
 """How often a picture is sent again because the model has changed."""
 
-Picture = TypeVar("Picture", NDArray[Any], Image.Image)
+Picture = TypeVar("Picture", NDArray[Any], Image.Image, Yuv420, "VideoFrame")
 
 
 logger = logging.getLogger(__name__)
@@ -233,30 +252,48 @@ class Upscaler:
     def upscale(
         self, image: Image.Image, *, cancellation: Cancellation | None = None
     ) -> Image.Image: ...
+    @overload
+    def upscale(self, image: Yuv420, *, cancellation: Cancellation | None = None) -> Yuv420: ...
+    @overload
     def upscale(
-        self, image: SupportsArray | Image.Image, *, cancellation: Cancellation | None = None
-    ) -> Frame | Image.Image:
+        self, image: VideoFrame, *, cancellation: Cancellation | None = None
+    ) -> VideoFrame: ...
+    def upscale(
+        self,
+        image: SupportsArray | Image.Image | Yuv420 | VideoFrame,
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Frame | Image.Image | Yuv420 | VideoFrame:
         """Return ``image`` s times as large.
 
         Args:
-            image: uint8 ``(H, W, 3)``, RGB: a NumPy array, or what becomes one, such as a
-                ``torch.Tensor`` on the CPU; or a Pillow picture of any 8-bit mode, whose alpha
-                and gray are kept.
+            image: for a model of RGB, uint8 ``(H, W, 3)``: a NumPy array, or what becomes one, such
+                as a ``torch.Tensor`` on the CPU; or a Pillow picture of any 8-bit mode, whose alpha
+                and gray are kept. For a model of 4:2:0 video, :class:`Yuv420`, of 8 bits or 16 as
+                the model; or an ``av.VideoFrame`` of any format, which becomes 4:2:0 of its depth.
             cancellation: ends the call from another thread.
 
         Returns:
-            uint8 ``(s*H, s*W, 3)``, which may be read-only; or a Pillow picture.
+            The same kind: uint8 ``(s*H, s*W, 3)``, which may be read-only; a Pillow picture;
+            planes; or a video frame with the times and colour tags of ``image``.
 
         Raises:
-            PictureError: not a picture of that kind; the message says what to pass.
+            PictureError: not a picture for this model; the message says what to pass.
             ServerError: one of its subclasses, by what went wrong.
             concurrent.futures.CancelledError: ``cancellation`` ended the call.
 
         """
         if isinstance(image, Image.Image):
-            frame, side_data = pictures.split(image)
-            return pictures.join(self._upscale_frame(frame, cancellation), side_data)
-        return self._upscale_frame(as_frame(image), cancellation)
+            pixels, side_data = pictures.split(image)
+            return pictures.join(self._upscale_frame(pixels, cancellation), side_data)
+        if is_video_frame(image):
+            from rt4ksr_client.video import planes
+
+            upscaled = self._upscale_frame(planes.from_video_frame(image), cancellation)
+            return planes.upscaled_like(upscaled, image)
+        frame = image if isinstance(image, Yuv420) else as_frame(image)
+        upscaled_frame: Frame | Yuv420 = self._upscale_frame(frame, cancellation)
+        return upscaled_frame
 
     def map(
         self,
@@ -287,7 +324,7 @@ class Upscaler:
 
         return in_order(work, images, in_flight, within=cancellation)
 
-    def _upscale_frame(self, frame: Frame, cancellation: Cancellation | None) -> Frame:
+    def _upscale_frame(self, frame: Frame | Yuv420, cancellation: Cancellation | None) -> Any:
         """Upscale ``frame``, once more if the server has got another model by the same name."""
         served = self.fetch_served_model(cancellation=cancellation)
         for _ in range(MAX_MODEL_CHANGES):
@@ -310,12 +347,15 @@ class Upscaler:
         return self._upscale_with(served, frame, cancellation)
 
     def _upscale_with(
-        self, served: ServedModel, frame: Frame, cancellation: Cancellation | None
-    ) -> Frame:
-        def upscale_batch(batch: Frame, cancellation: Cancellation | None) -> Frame:
+        self, served: ServedModel, frame: Frame | Yuv420, cancellation: Cancellation | None
+    ) -> Frame | Yuv420:
+        planes = planes_of(frame)
+        _check_kind(planes, served)
+
+        def upscale_batch(batch: Planes, cancellation: Cancellation | None) -> Planes:
             call = Call(self._connection.timeout_s, cancellation)
 
-            def attempt() -> Frame:
+            def attempt() -> Planes:
                 try:
                     return self._transport.upscale(served, batch, call)
                 except (ServerUnreachableError, ModelNotReadyError):
@@ -324,13 +364,41 @@ class Upscaler:
 
             return self._retries.run(attempt, call, served.name)
 
-        height, width, _ = frame.shape
+        height, width, _ = planes[0].shape
         max_px = self._connection.max_request_px
         max_side_px = served.max_side_px or max(height, width)
         if height * width > max_px or max(height, width) > max_side_px:
-            return upscale_in_tiles(frame, served, max_px, upscale_batch, cancellation)
-        upscaled = upscale_batch(to_batch(frame, served.size_multiple), cancellation)
-        return from_batch(upscaled, height * served.scale, width * served.scale)
+            upscaled = upscale_in_tiles(planes, served, max_px, upscale_batch, cancellation)
+        else:
+            batch = to_batch(planes, served.inputs, served.size_multiple)
+            answer = upscale_batch(batch, cancellation)
+            sides = height * served.scale, width * served.scale
+            upscaled = from_batch(answer, served.outputs, *sides)
+        return frame_of(upscaled)
+
+
+def is_video_frame(image: object) -> TypeGuard[VideoFrame]:
+    """Return whether ``image`` is PyAV's, which is not imported for it."""
+    return type(image).__module__.startswith("av.video")
+
+
+def _check_kind(planes: Planes, served: ServedModel) -> None:
+    """Reject a frame that is not for the model.
+
+    Raises:
+        PictureError: the message names a model that takes it.
+
+    """
+    bits = 8 * planes[0].dtype.itemsize
+    colours = "rgb" if len(planes) == 1 else "yuv420"
+    if (colours, bits) == (served.colours, served.bits):
+        return
+    fitting = ", ".join(s.name for s in MODELS.values() if (s.colours, s.bits) == (colours, bits))
+    kinds = {"rgb": "RGB pictures", "yuv420": "4:2:0 video frames"}
+    raise PictureError(
+        f"model {served.name!r} takes {kinds[served.colours]} of {served.bits} bits, not "
+        f"{kinds[colours]} of {bits} bits: those are for {fitting}"
+    )
 
 
 def _model_for(scale: int, model: str | None) -> str:

@@ -13,6 +13,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from rt4ksr_client.contract import Colours
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_client.files import atomic_write
-from rt4ksr_export.network import RT4KSR, UNSHUFFLE, Architecture
+from rt4ksr_export.network import PACKED_CHANNELS, RT4KSR, Architecture
 
 __all__ = [
     "architecture_of",
@@ -133,7 +135,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
 
     """
     try:
-        features = state["head.0.weight"].shape[0]
+        features, unshuffled_channels = state["head.0.weight"].shape[:2]
         expansion = state["tail.1.expand_conv.weight"].shape[0] // features
         blocks = 1 + max(int(n.split(".")[1]) for n in state if re.match(r"body\.\d+\.", n))
         upsample_channels = state["upsample.0.weight"].shape[0]
@@ -141,11 +143,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
         raise CheckpointError(
             "not the weights of RT4KSR in its training form (head, body, tail, upsample)"
         ) from exc
-    scale = round((upsample_channels / 3) ** 0.5) // UNSHUFFLE
-    architecture = Architecture(max(scale, 1), max(features, 1), blocks, max(expansion, 1))
+    colours: Colours = "yuv420" if unshuffled_channels == PACKED_CHANNELS else "rgb"
+    pixel = Architecture(1, max(features, 1), blocks, max(expansion, 1), colours)
+    scale = round((upsample_channels / pixel.upsample_channels) ** 0.5)
+    architecture = replace(pixel, scale=max(scale, 1))
     if architecture.upsample_channels != upsample_channels:
+        formula = "6*scale^2" if colours == "yuv420" else "3*(2*scale)^2"
         raise CheckpointError(
-            f"upsample.0 has {upsample_channels} channels, which is 3*(2*scale)^2 for no scale"
+            f"upsample.0 has {upsample_channels} channels, which is {formula} for no scale"
         )
     return architecture
 

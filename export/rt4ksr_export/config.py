@@ -16,19 +16,21 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 import rt4ksr_client
 from rt4ksr_client.contract import (
-    CHANNELS,
     DECODE_STAGE,
     DEFAULT_PICTURE_FORMAT,
     ENCODE_STAGE,
     INPUT_NAME,
+    INPUTS,
     MAX_INPUT_PX,
     MAX_PICTURE_BYTES,
     MAX_SIDE_PX,
     OUTPUT_NAME,
+    OUTPUTS,
     PICTURE_FORMATS,
     PICTURE_NAME,
     SIDECAR_NAME,
     UPSCALED_PICTURE_NAME,
+    FrameTensor,
     ModelSpec,
     Parameter,
     image_endpoint,
@@ -67,6 +69,9 @@ PLANS: Final[Mapping[Target, str]] = {Target.TENSORRT: "model.plan", Target.RTX:
 
 ENGINE_CACHE: Final = "/var/cache/rt4ksr"
 """Where ONNX Runtime keeps the engines it builds: a volume that only the server can write to."""
+
+_DATA_TYPES: Final = {8: schema.TYPE_UINT8, 16: schema.TYPE_UINT16}
+(_IMAGE,), (_UPSCALED,) = INPUTS["rgb"], OUTPUTS["rgb"]
 
 WARMUP_SIDE_PX: Final = 64
 """A small frame loads the kernels, and has an engine built that is not in the cache. One of the
@@ -110,8 +115,13 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         backend="onnxruntime",
         max_batch_size=MAX_BATCH_SIZE,
         # Every dimension except the channels is dynamic, as in the graph.
-        input=[_frames_tensor(schema.ModelInput, INPUT_NAME)],
-        output=[_frames_tensor(schema.ModelOutput, OUTPUT_NAME)],
+        input=[
+            _frames_tensor(schema.ModelInput, tensor, spec.bits) for tensor in INPUTS[spec.colours]
+        ],
+        output=[
+            _frames_tensor(schema.ModelOutput, tensor, spec.bits)
+            for tensor in OUTPUTS[spec.colours]
+        ],
         # KIND_AUTO uses a GPU if there is one. One instance: a second one is a second TensorRT
         # context, and Triton would make two on a CPU.
         instance_group=[
@@ -123,9 +133,11 @@ def model_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Model
         dynamic_batching=_bounded_batching(MAX_QUEUE_DELAY_US),
     )
     warmup = config.model_warmup.add(name="one_frame", batch_size=1)
-    warmup.inputs[INPUT_NAME].data_type = schema.TYPE_UINT8
-    warmup.inputs[INPUT_NAME].dims.extend([WARMUP_SIDE_PX, WARMUP_SIDE_PX, CHANNELS])
-    warmup.inputs[INPUT_NAME].random_data = True
+    for tensor in INPUTS[spec.colours]:
+        sample = warmup.inputs[tensor.name]
+        sample.data_type = _DATA_TYPES[spec.bits]
+        sample.dims.extend(tensor.shape(1, WARMUP_SIDE_PX, WARMUP_SIDE_PX)[1:])
+        sample.random_data = True
     _set_parameters(config, {**parameters, **ONNX_RUNTIME})
     return config
 
@@ -146,13 +158,21 @@ def gpu_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelCo
             "trt_timing_cache_path": ENGINE_CACHE,
         }
     )
-    for key, shape in Profile.of(spec).texts().items():
+    # TensorRT has no 16-bit integers: ONNX Runtime casts them, and the engine begins behind that.
+    suffix = ".codes" if spec.bits > 8 else ""
+    entries = {tensor.name + suffix: tensor for tensor in INPUTS[spec.colours]}
+    for key, shape in Profile.of(spec).texts(entries).items():
         accelerator.parameters[f"trt_profile_{key}_shapes"] = shape
     return config
 
 
 def tensorrt_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelConfig:
-    """Return the configuration for Triton's TensorRT backend and a plan built in advance."""
+    """Return the configuration for Triton's TensorRT backend and a plan built in advance.
+
+    TensorRT has no 16-bit integers, so a model of those is served as by :func:`gpu_config`.
+    """
+    if spec.bits > 8:
+        return gpu_config(spec, parameters)
     config = model_config(spec, parameters)
     config.backend = "tensorrt"
     config.default_model_filename = PLANS[Target.TENSORRT]
@@ -163,7 +183,9 @@ def tensorrt_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.Mo
     cuda.output_copy_stream = True
     # A recorded graph serves this one shape, and without a lower bound no other.
     recorded = cuda.graph_spec.add(batch_size=1)
-    recorded.input[INPUT_NAME].dim.extend([spec.input_height_px, spec.input_width_px, CHANNELS])
+    for tensor in INPUTS[spec.colours]:
+        _, *dims = tensor.shape(1, spec.input_height_px, spec.input_width_px)
+        recorded.input[tensor.name].dim.extend(dims)
     return config
 
 
@@ -171,13 +193,13 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
     """Return the configurations of the image endpoint's stages, by stage and path."""
     decode = _stage_config(DECODE_STAGE)
     decode.input.append(_pictures_tensor(schema.ModelInput, PICTURE_NAME))
-    decode.output.append(_frames_tensor(schema.ModelOutput, INPUT_NAME))
+    decode.output.append(_frames_tensor(schema.ModelOutput, _IMAGE))
     decode.output.append(_pictures_tensor(schema.ModelOutput, SIDECAR_NAME))
     limits = {Parameter.MAX_PICTURE_BYTES: MAX_PICTURE_BYTES, Parameter.MAX_INPUT_PX: MAX_INPUT_PX}
     _set_parameters(decode, limits)
 
     encode = _stage_config(ENCODE_STAGE)
-    encode.input.append(_frames_tensor(schema.ModelInput, OUTPUT_NAME))
+    encode.input.append(_frames_tensor(schema.ModelInput, _UPSCALED))
     encode.input.append(_pictures_tensor(schema.ModelInput, SIDECAR_NAME))
     encode.output.append(_pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME))
     _set_parameters(encode, {Parameter.DEFAULT_FORMAT: DEFAULT_PICTURE_FORMAT})
@@ -266,9 +288,12 @@ def _bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
 TensorKind = type[schema.ModelInput] | type[schema.ModelOutput]
 
 
-def _frames_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:
-    """Return an input or output of uint8 ``(H, W, 3)`` a frame."""
-    return kind(name=name, data_type=schema.TYPE_UINT8, dims=[-1, -1, CHANNELS])
+def _frames_tensor(
+    kind: TensorKind, tensor: FrameTensor, bits: int = 8
+) -> schema.ModelInput | schema.ModelOutput:
+    """Return an input or output of ``(H, W, C)`` a frame."""
+    dims = [-1, -1, tensor.channels]
+    return kind(name=tensor.name, data_type=_DATA_TYPES[bits], dims=dims)
 
 
 def _pictures_tensor(kind: TensorKind, name: str) -> schema.ModelInput | schema.ModelOutput:

@@ -7,6 +7,7 @@ that a seed determines the result.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,20 +18,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from rt4ksr_client.contract import Colours
 from rt4ksr_client.errors import MissingExtraError
+from rt4ksr_client.frames import Yuv420
+from rt4ksr_export.colours import (
+    Samples,
+    Siting,
+    pack,
+    rgb_samples,
+    samples_from_codes,
+    samples_to_codes,
+    unpack,
+    yuv420_samples,
+)
 
 __all__ = [
     "PRESETS",
     "Blur",
+    "Codec",
     "Degradation",
     "Jpeg",
     "Noise",
     "Piece",
     "Pixels",
-    "Video",
+    "VideoDegradation",
     "Webp",
     "compress",
-    "compress_clip",
+    "compress_pan",
     "downscale",
 ]
 
@@ -107,31 +121,6 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Video:
-    """The last frame of a short pan over the picture, compressed at a constant rate factor.
-
-    Streams of 2 to 8 Mbit/s in 720p and 1080p have rate factors of about 20 to 32 (x264's scale).
-    The motion is a pixel or two per frame; the last frame is a predicted one.
-    """
-
-    codec: str
-    lowest_crf: int
-    highest_crf: int
-    frames: int = 3
-
-    def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Compress and decode."""
-        crf = int(rng.integers(self.lowest_crf, self.highest_crf + 1))
-        motion = rng.integers(-2, 3, size=2)
-        pixels = np.asarray(picture)
-        clip = [
-            np.ascontiguousarray(np.roll(pixels, tuple(motion * (self.frames - 1 - i)), (0, 1)))
-            for i in range(self.frames)
-        ]
-        return Image.fromarray(compress_clip(clip, self.codec, crf))
-
-
-@dataclass(frozen=True)
 class Degradation:
     """A preset: a share of pictures that are only downscaled, and degradations of the others.
 
@@ -150,6 +139,11 @@ class Degradation:
         if self.clean_share < 1 and not self.pieces:
             raise ValueError("pieces are needed unless clean_share is 1")
 
+    @property
+    def colours(self) -> Colours:
+        """Of the network that learns from it."""
+        return "rgb"
+
     def __call__(self, large: Image.Image, scale: int, rng: np.random.Generator) -> Image.Image:
         """Return the small picture (mode RGB) that belongs to ``large``."""
         small = downscale(large, scale, self.kernels[rng.integers(len(self.kernels))])
@@ -159,25 +153,85 @@ class Degradation:
             small = piece(small, rng)
         return small
 
+    def pair(
+        self, large: Image.Image, scale: int, rng: np.random.Generator
+    ) -> tuple[Samples, Samples]:
+        """Return the samples of the small picture, degraded, and of ``large`` (mode RGB)."""
+        small = self(large, scale, rng)
+        return rgb_samples(np.asarray(small)), rgb_samples(np.asarray(large))
 
-PRESETS: Final[Mapping[str, Degradation]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Codec:
+    """One encoder, at a constant rate factor drawn uniformly from the range.
+
+    Streams of 2 to 8 Mbit/s in 720p and 1080p have rate factors of about 20 to 32 on x264's scale.
+    """
+
+    name: str
+    lowest_crf: int
+    highest_crf: int
+
+
+@dataclass(frozen=True)
+class VideoDegradation:
+    """The last frame of a short pan over the picture, in 4:2:0, compressed by one of ``codecs``.
+
+    The motion is a pixel or two a frame; the last frame is a predicted one. A ``clean_share`` is
+    not compressed. Chroma lies as in most streams, and at ``topleft_share`` as in BT.2020's.
+    """
+
+    codecs: tuple[Codec, ...]
+    clean_share: float = 0.05
+    topleft_share: float = 0.1
+    frames: int = 3
+
+    @property
+    def colours(self) -> Colours:
+        """Of the network that learns from it."""
+        return "yuv420"
+
+    def pair(
+        self, large: Image.Image, scale: int, rng: np.random.Generator
+    ) -> tuple[Samples, Samples]:
+        """Return the samples of the small frame, degraded, and of ``large`` (mode RGB)."""
+        siting: Siting = "topleft" if rng.random() < self.topleft_share else "left"
+        small = np.asarray(downscale(large, scale))
+        codec = self.codecs[rng.integers(len(self.codecs))]
+        crf = int(rng.integers(codec.lowest_crf, codec.highest_crf + 1))
+        motion = rng.integers(-2, 3, size=2)
+        if rng.random() < self.clean_share:
+            codes = samples_to_codes(yuv420_samples(small, siting), "yuv420")
+        else:
+            codes = pack(compress_pan(small, siting, codec.name, crf, motion, self.frames))
+        return samples_from_codes(codes, "yuv420"), yuv420_samples(np.asarray(large), siting)
+
+
+H264: Final = Codec("libx264", 18, 32)
+H265: Final = Codec("libx265", 20, 34)
+AV1: Final = Codec("libsvtav1", 24, 48)
+
+PRESETS: Final[Mapping[str, Degradation | VideoDegradation]] = MappingProxyType(
     {
         "clean": Degradation(clean_share=1.0),
         "jpeg": Degradation(clean_share=0.5, pieces=((Jpeg(60, 95),),)),
         "some-jpeg": Degradation(clean_share=0.75, pieces=((Jpeg(60, 95),),)),
         "all-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(60, 92),),)),
+        "light-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(84, 97),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
-        "h264": Degradation(clean_share=0.05, pieces=((Video("libx264", 20, 32),),)),
-        "h265": Degradation(clean_share=0.15, pieces=((Video("libx265", 22, 34),),)),
         "camera": Degradation(
             clean_share=0.2,
             pieces=((Noise(4),), (Blur(0.6), Noise(2)), (Noise(3), Jpeg(70, 95))),
             kernels=("bicubic", "lanczos", "box"),
         ),
+        "video": VideoDegradation((H264, H264, H265, AV1)),
+        "h264": VideoDegradation((H264,)),
+        "h265": VideoDegradation((H265,)),
+        "av1": VideoDegradation((AV1,)),
     }
 )
-"""By the name for ``--degrade``. The shipped weights were trained with ``jpeg``, x3 at the end with
-``some-jpeg``."""
+"""By the name for ``--degrade``; the last four are for 4:2:0 video. The shipped weights were
+trained with ``jpeg``, x3 at the end with ``some-jpeg``; those for video with ``video``."""
 
 
 def compress(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
@@ -187,13 +241,34 @@ def compress(picture: Image.Image, format_name: str, quality: int) -> Image.Imag
     return Image.open(buffer).convert("RGB")
 
 
-def compress_clip(clip: list[Pixels], codec: str, crf: int) -> Pixels:
-    """Return the last frame of ``clip``, uint8 ``(H, W, 3)``, compressed with FFmpeg and decoded.
+SMALLEST_VIDEO_PX: Final = 64
+"""The least of SVT-AV1; smaller pictures are extended."""
+
+DECODERS: Final = {"libx264": "h264", "libx265": "hevc", "libsvtav1": "libdav1d"}
+ENCODER_OPTIONS: Final = {
+    "libx264": {"preset": "veryfast", "bf": "0"},
+    "libx265": {"preset": "superfast", "bf": "0", "x265-params": "log-level=none:pools=none"},
+    "libsvtav1": {"preset": "10", "svtav1-params": "lp=1"},
+}
+
+
+def compress_pan(
+    pixels: Pixels,
+    siting: Siting,
+    codec: str,
+    crf: int,
+    motion: NDArray[np.int64],
+    frames: int = 3,
+) -> Yuv420:
+    """Return ``pixels`` as the last frame of a pan, compressed with FFmpeg and decoded.
 
     Args:
-        clip: uint8 ``(H, W, 3)`` each.
-        codec: ``libx264`` or ``libx265``.
-        crf: constant rate factor.
+        pixels: uint8 RGB ``(H, W, 3)``, H and W even.
+        siting: of the chroma.
+        codec: a name of :data:`DECODERS`.
+        crf: constant rate factor, on the codec's scale.
+        motion: pixels a frame, down and right.
+        frames: of the pan.
 
     Raises:
         MissingExtraError: PyAV is not installed.
@@ -201,30 +276,34 @@ def compress_clip(clip: list[Pixels], codec: str, crf: int) -> Pixels:
     """
     try:
         import av
-        from av.video.reformatter import Interpolation
     except ModuleNotFoundError as exc:
         raise MissingExtraError(
             "video degradations need PyAV: pip install 'rt4ksr-triton[video]'"
         ) from exc
-    height, width = clip[0].shape[:2]
+    height, width = pixels.shape[:2]
+    margins = [(0, max(0, SMALLEST_VIDEO_PX - side)) for side in (height, width)]
+    pixels = np.pad(pixels, (*margins, (0, 0)), mode="edge")
+    os.environ.setdefault("SVT_LOG", "1")  # errors only
     encoder: Any = av.CodecContext.create(codec, "w")
-    encoder.width, encoder.height = width - width % 2, height - height % 2
+    encoder.height, encoder.width = pixels.shape[:2]
     encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
-    encoder.options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "log-level": "none"}
+    encoder.options = {"crf": str(crf), **ENCODER_OPTIONS[codec]}
     encoder.thread_count = 1
-    decoder: Any = av.CodecContext.create({"libx264": "h264", "libx265": "hevc"}[codec], "r")
-    decoder.thread_count = 1
-    # As the client reads video: FFmpeg's faster default costs the colours 4 dB.
-    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-    exact |= Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
     packets = []
-    for index, pixels in enumerate(clip):
-        frame = av.VideoFrame.from_ndarray(pixels[: encoder.height, : encoder.width], "rgb24")
-        frame = frame.reformat(format="yuv420p", interpolation=exact)
-        frame.pts = index
-        packets += encoder.encode(frame)
+    for index in range(frames):
+        shift = tuple(motion * (frames - 1 - index))
+        samples = yuv420_samples(np.roll(pixels, shift, (0, 1)), siting)
+        frame = unpack(samples_to_codes(samples, "yuv420"))
+        planar = np.concatenate([frame.luma.ravel(), np.moveaxis(frame.chroma, -1, 0).ravel()])
+        picture = av.VideoFrame.from_ndarray(planar.reshape(-1, encoder.width), "yuv420p")
+        picture.pts = index
+        packets += encoder.encode(picture)
     packets += encoder.encode(None)
-    decoded = [frame for packet in packets for frame in decoder.decode(packet)]
+    decoder: Any = av.CodecContext.create(DECODERS[codec], "r")
+    decoder.thread_count = 1
+    decoded = [picture for packet in packets for picture in decoder.decode(packet)]
     decoded += decoder.decode(None)
-    last = decoded[-1].reformat(format="rgb24", interpolation=exact).to_ndarray()
-    return np.pad(last, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    planes = decoded[-1].to_ndarray()
+    rows, columns = encoder.height, encoder.width
+    chroma = planes[rows:].reshape(2, rows // 2, columns // 2)[:, : height // 2, : width // 2]
+    return Yuv420(planes[:height, :width], np.ascontiguousarray(np.moveaxis(chroma, 0, -1)))

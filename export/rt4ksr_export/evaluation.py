@@ -7,20 +7,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from rt4ksr_export.degradations import Jpeg, Piece, Pixels, Video, downscale
+from rt4ksr_client.frames import Yuv420
+from rt4ksr_export.colours import (
+    Codes,
+    Samples,
+    pack,
+    rgb_samples,
+    samples_from_codes,
+    samples_to_codes,
+    unpack,
+)
+from rt4ksr_export.degradations import Jpeg, Piece, Pixels, downscale
 from rt4ksr_export.fusion import fuse
-from rt4ksr_export.network import RT4KSR, upscale_pixels
+from rt4ksr_export.network import RT4KSR, upscale_samples
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 __all__ = [
     "CONDITIONS",
-    "FRAMES",
     "PHOTOGRAPHS",
     "Method",
     "Scores",
@@ -41,15 +51,12 @@ CONDITIONS: Final[Mapping[str, tuple[Piece, ...]]] = MappingProxyType(
         "clean": (),
         "JPEG 90": (Jpeg(90, 90),),
         "JPEG 75": (Jpeg(75, 75),),
-        "H.264 23": (Video("libx264", 23, 23),),
-        "H.264 28": (Video("libx264", 28, 28),),
     }
 )
 """Degradations of the small picture: none, JPEG of a quality (Pillow's, 4:2:0), or H.264 at a
 constant rate factor, the last of three frames of a slow pan."""
 
 PHOTOGRAPHS: Final = ("clean", "JPEG 90", "JPEG 75")
-FRAMES: Final = ("H.264 23", "H.264 28")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,42 @@ class Scores:
         return asdict(self)
 
 
+def bicubic_rgb(samples: Samples, scale: int) -> Samples:
+    """Return RGB samples upscaled by Pillow's bicubic interpolation of uint8."""
+    small = np.moveaxis(samples_to_codes(samples, "rgb"), 0, -1)
+    return rgb_samples(bicubic(scale)(np.ascontiguousarray(small)))
+
+
+def bicubic_yuv420(samples: Samples, scale: int) -> Samples:
+    """Return packed 4:2:0 upscaled plane by plane with Pillow's bicubic interpolation.
+
+    Chroma lies at the left of its block before and afterwards, so its grid moves by a quarter of a
+    sample of the small picture, less the same of the large one.
+    """
+    frame = samples_to_codes(samples, "yuv420")
+    small = unpack(frame)
+    shift = 0.25 - 0.25 / scale
+    luma, u, v = (
+        _resize(plane, scale, left)
+        for plane, left in (
+            (small.luma, 0.0),
+            (small.chroma[..., 0], shift),
+            (small.chroma[..., 1], shift),
+        )
+    )
+    packed = pack(Yuv420(luma, np.stack([u, v], axis=-1)))
+    return samples_from_codes(packed, "yuv420")
+
+
+def _resize(plane: NDArray[Any], scale: int, left: float) -> Codes:
+    """Return ``plane`` upscaled from ``left`` samples right of its edge, which is repeated."""
+    height, width = plane.shape
+    padded = Image.fromarray(np.pad(plane, ((0, 0), (0, 1)), mode="edge"))
+    box = (left, 0, width + left, height)
+    resized = padded.resize((width * scale, height * scale), Image.Resampling.BICUBIC, box)
+    return np.asarray(resized)
+
+
 def bicubic(scale: int) -> Method:
     """Return Pillow's bicubic interpolation by ``scale``."""
 
@@ -83,7 +126,12 @@ def bicubic(scale: int) -> Method:
 def in_torch(network: RT4KSR) -> Method:
     """Return ``network``, fused and run with PyTorch on the CPU."""
     fused = fuse(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return lambda small: upscale_pixels(fused, small)
+
+    def upscale(small: Pixels) -> Pixels:
+        codes = samples_to_codes(upscale_samples(fused, rgb_samples(small)), "rgb")
+        return np.ascontiguousarray(np.moveaxis(codes, 0, -1))
+
+    return upscale
 
 
 def pairs(

@@ -1,5 +1,7 @@
 r"""From the trained form to the served one: re-parameterization, then recentring. Both are exact.
 
+A third exact step, :func:`fold_yuv420`, makes a network for 4:2:0 video of one for RGB.
+
 **Fusion** collapses each :class:`~rt4ksr_export.network.RepConv` into one 3x3 convolution. With
 expand :math:`E, b_E` (1x1), feature convolution :math:`F, b_F` (3x3) and reduce :math:`R, b_R`
 (1x1), and because the 3x3 is padded with :math:`b_E`, which is what expanding a zero gives, the
@@ -24,12 +26,26 @@ a degree of freedom: for any :math:`\beta'` with :math:`B' = \sum_c \beta'_c / \
 
 for each tap of the kernel separately, hence with zero padding, too. Here
 :math:`\beta' = \gamma (\tau - \bar n)`, which removes the constants except :math:`\gamma \tau`.
+
+**Folding** uses that the way from 4:2:0 to RGB and back is linear. With the colour matrix
+:math:`M`, :math:`(r, g, b)^T = M^{-1} (y, u, v)^T`, and chroma repeated for the 2x2 pixels of its
+block (:math:`k`), the head :math:`H` sees :math:`x_{ck} = M^{-1}_{cy}\, y_k + M^{-1}_{cu}\, u +
+M^{-1}_{cv}\, v`, so that
+
+.. math:: H'_{y_k} = \sum_c H_{ck} M^{-1}_{cy}, \quad
+   H'_u = \sum_{ck} H_{ck} M^{-1}_{cu}, \quad H'_v = \sum_{ck} H_{ck} M^{-1}_{cv}
+
+for each tap of the kernel, borders included, as black is zero in both. Likewise the upsampler
+:math:`U`, whose output is RGB, gives luma by :math:`\sum_c M_{yc} U_{ck}`, and chroma by
+:math:`\frac{1}{4} \sum_{ck} M_{uc} U_{ck}`, the mean over the block. What is not folded is the
+clipping of colours outside RGB.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, cast
 
 import numpy as np
@@ -37,9 +53,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rt4ksr_export.network import RT4KSR, UNSHUFFLE, FusedBlock, FusedRT4KSR
+from rt4ksr_export.network import RT4KSR, UNSHUFFLE, FusedBlock, FusedRT4KSR, pack_yuv420
 
-__all__ = ["REMAINDER", "collapse", "fuse", "fuse_parameters", "recentre", "recentre_block"]
+__all__ = [
+    "BT709",
+    "REMAINDER",
+    "collapse",
+    "fold_yuv420",
+    "fuse",
+    "fuse_parameters",
+    "recentre",
+    "recentre_block",
+]
+
+BT709: Final = torch.tensor(
+    [
+        [0.2126, 0.7152, 0.0722],
+        [-0.2126 / 1.8556, -0.7152 / 1.8556, 0.9278 / 1.8556],
+        [0.7874 / 1.5748, -0.7152 / 1.5748, -0.0722 / 1.5748],
+    ],
+    dtype=torch.float64,
+)
+"""From RGB in [0, 1] to luma in [0, 1] and chroma in [-0.5, 0.5] (ITU-R BT.709-6, section 3)."""
 
 REMAINDER: Final = 0.3
 """:math:`\\tau`: the smaller the remaining constants, the larger the compensating weights."""
@@ -95,6 +130,44 @@ def collapse(parameters: Mapping[str, Tensor], conv: str) -> tuple[Tensor, Tenso
     return weight, bias
 
 
+def fold_yuv420(network: RT4KSR, matrix: Tensor = BT709) -> RT4KSR:
+    """Return the network for 4:2:0 that does what ``network``, for RGB, does between conversions.
+
+    Before it, chroma is repeated for the four pixels of its block and ``matrix`` undone; behind it,
+    ``matrix`` is applied and chroma averaged over each block. ``network`` is not changed. The
+    result is a network to train further or to :func:`fuse`.
+
+    Args:
+        network: the training form, for RGB.
+        matrix: ``(3, 3)``, from RGB to luma and chroma, as :data:`BT709`.
+
+    Raises:
+        ValueError: ``network`` is not for RGB.
+
+    """
+    rgb = network.architecture
+    if rgb.colours != "rgb":
+        raise ValueError("a network for 4:2:0 cannot be folded again")
+    folded = RT4KSR(replace(rgb, colours="yuv420"))
+    state = {name: value.detach().cpu().double() for name, value in network.state_dict().items()}
+
+    # (features, colour, pixel of the block, rows, columns)
+    head = state["head.0.weight"].unflatten(1, (3, UNSHUFFLE**2))
+    head = torch.einsum("fckyx,cm->fmkyx", head, torch.linalg.inv(matrix.double()))
+    state["head.0.weight"] = torch.cat([head[:, 0], head[:, 1:].sum(dim=2)], dim=1)
+
+    # torch shuffles from channels (colour, row, column), the rows and columns of s blocks of 2 each
+    blocks = (3, rgb.scale, UNSHUFFLE, rgb.scale, UNSHUFFLE)
+    for name in ("upsample.0.weight", "upsample.0.bias"):
+        values = torch.einsum(
+            "mc,crisj...->mijrs...", matrix.double(), state[name].unflatten(0, blocks)
+        )
+        luma, chroma = values[0], values[1:].mean(dim=(1, 2))
+        state[name] = torch.cat([luma.flatten(0, 3), chroma.flatten(0, 2)])
+    folded.load_state_dict({name: value.float() for name, value in state.items()})
+    return folded.train(network.training)
+
+
 def recentre(network: FusedRT4KSR) -> FusedRT4KSR:
     """Return a network with small convolution inputs that computes the same, up to float rounding.
 
@@ -103,9 +176,12 @@ def recentre(network: FusedRT4KSR) -> FusedRT4KSR:
     """
     patches = np.random.default_rng(20230617).integers(0, 256, (3, 16, 16)) / 255.0
     picture = torch.from_numpy(np.kron(patches, np.ones((8, 8))))[None]  # (1, 3, 128, 128)
+    if network.architecture.colours == "yuv420":
+        picture = torch.einsum("yc,nchw->nyhw", BT709, picture)
+        picture = pack_yuv420(picture[:, :1], picture[:, 1:, ::UNSHUFFLE, ::UNSHUFFLE])
     exact = copy.deepcopy(network).double()
     with torch.inference_mode():
-        x = exact.head(F.pixel_unshuffle(picture, UNSHUFFLE))
+        x = exact.head(F.pixel_unshuffle(picture, network.architecture.unshuffle))
         for module in (*exact.body.children(), exact.tail):
             block = cast(FusedBlock, module)
             recentre_block(block, x)

@@ -1,7 +1,7 @@
-"""The fused network as an ONNX graph from uint8 frames to uint8 frames.
+"""The fused network as an ONNX graph from frames to frames.
 
-``image`` uint8 ``(N, H, W, 3)`` to ``upscaled`` uint8 ``(N, s*H, s*W, 3)``; N, H and W are dynamic,
-H and W even. It differs from a transcription of the network in these points, all of them exact up
+Inputs and outputs are those of :mod:`rt4ksr_client.contract`; N, H and W are dynamic, H and W even.
+It differs from a transcription of the network in these points, all of them exact up
 to float rounding:
 
 * The pixel-unshuffle is part of the head: 3x3 over the unshuffled picture is 6x6 with stride 2
@@ -10,6 +10,9 @@ to float rounding:
 * The upsampler's channels are ordered (row, column, colour), and the clip follows it directly: a
   runtime fuses the clip into the convolution, and the pixel shuffle is one move of runs of ``6*s``
   floats that ends in NHWC, instead of a shuffle of single floats and a transpose.
+* 4:2:0 goes into two convolutions that are added, 6x6 with stride 2 for luma and 3x3 for chroma,
+  after black and gray were subtracted: padding with zeros then surrounds the frame with black. It
+  comes out of two, one for each plane.
 * The constant offsets of the layer norms are removed (:func:`rt4ksr_export.fusion.recentre`).
 
 The first operator on the input and the last before the output are casts: TensorRT supports uint8
@@ -33,7 +36,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from rt4ksr_client.contract import CHANNELS, INPUT_NAME, OUTPUT_NAME
+from rt4ksr_client.contract import INPUTS, OUTPUTS, FrameTensor
 from rt4ksr_export.fusion import REMAINDER, recentre
 from rt4ksr_export.network import NORM_EPS, UNSHUFFLE, Architecture, FusedRT4KSR
 
@@ -64,6 +67,13 @@ class Precision(str, Enum):
 Array = NDArray[np.float32]
 Half = NDArray[np.float16]
 
+BLACK, LUMA_RANGE = 16.0, 219.0
+GRAY, CHROMA_RANGE = 128.0, 224.0
+"""Codes of 8 bits, limited range (ITU-R BT.709-6, section 4)."""
+
+WIDE, WIDEST = 256.0, 65535.0
+"""A step of an 8-bit code in 16 bits, and the largest code."""
+
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _QUANTIZING = ("Clip", "Round")
 _KEEP, _REST = 0, -1  # what 0 and -1 mean in the shape given to Reshape
@@ -74,32 +84,40 @@ def build_graph(
     metadata: Mapping[str, str] | None = None,
     *,
     precision: Precision = Precision.FP32,
+    bits: int = 8,
 ) -> onnx.ModelProto:
-    """Return the checked graph; the same weights and metadata give the same bytes."""
-    builder = GraphBuilder(recentre(network), precision)
-    x = builder.node("Cast", [INPUT_NAME], to=builder.conv_type)
-    x = builder.head(builder.reject_odd_sizes(x))
+    """Return the checked graph; the same weights and metadata give the same bytes.
+
+    ``bits`` are those of a value of the inputs and outputs, 8 or 16.
+    """
+    builder = GraphBuilder(recentre(network), precision, bits)
+    is_rgb = network.architecture.colours == "rgb"
+    x = builder.rgb_head() if is_rgb else builder.yuv420_head()
     for index in range(network.architecture.blocks):
         x = builder.node("Gelu", [builder.norm_and_conv(f"body.{index}", x)])
-    x = builder.upsample(builder.norm_and_conv("tail", x))
-    x = builder.quantize_and_shuffle(x)
-    builder.node("Cast", [x], output=OUTPUT_NAME, to=TensorProto.UINT8)
+    x = builder.to_conv_type(builder.norm_and_conv("tail", x))
+    if is_rgb:
+        builder.rgb_output(x)
+    else:
+        builder.yuv420_outputs(x)
     return builder.model(metadata or {})
 
 
 def without_quantization(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a graph of :func:`build_graph` that neither clips nor rounds.
 
-    Its ``upscaled`` is float32, 255 = white.
+    Its outputs are float32, in the same units.
     """
     raw = onnx.ModelProto()
     raw.CopyFrom(model)
     graph = raw.graph
     sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _QUANTIZING}
     kept = [node for node in graph.node if node.op_type not in _QUANTIZING]
+    outputs = {output.name: output.type.tensor_type for output in graph.output}
     for node in kept:
         node.input[:] = [sources.get(name, name) for name in node.input]
-    kept[-1].attribute[0].i = graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+        if node.output[0] in outputs:
+            node.attribute[0].i = outputs[node.output[0]].elem_type = TensorProto.FLOAT
     used = {name for node in kept for name in node.input}
     initializers = [value for value in graph.initializer if value.name in used]
     del graph.node[:], graph.initializer[:]
@@ -127,38 +145,66 @@ class GraphBuilder:
     A node is named after its position, so that names are stable.
     """
 
-    def __init__(self, network: FusedRT4KSR, precision: Precision) -> None:
+    def __init__(self, network: FusedRT4KSR, precision: Precision, bits: int) -> None:
         half = precision is Precision.FP16
         self.architecture: Architecture = network.architecture
         self.conv_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+        self.io_type = {8: TensorProto.UINT8, 16: TensorProto.UINT16}[bits]
+        self.is_wide = bits > 8
         self._values: Mapping[str, Array] = {k: v.numpy() for k, v in network.state_dict().items()}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
 
-    def reject_odd_sizes(self, x: str) -> str:
-        """Reshape to ``(N, H/2, 2, W/2, 6)`` and back: moves no data, and fails if H or W is odd.
+    def rgb_head(self) -> str:
+        """Convolve 6x6 with stride 2: the pixel-unshuffle and the network's first convolution."""
+        (image,) = INPUTS["rgb"]
+        x = self.node("Cast", [image.name], to=self.conv_type)
+        x = self.node("Transpose", [self.reject_odd_sizes(x, image)], perm=_TO_NCHW)
+        weight = unshuffled_weight(self._values["head.weight"]) / np.float32(255)
+        black = np.zeros(image.channels, np.float32)
+        return self.conv("head", x, weight, self._values["head.bias"], black, stride=UNSHUFFLE)
+
+    def yuv420_head(self) -> str:
+        """Convolve luma 6x6 with stride 2 and chroma 3x3, and add: the first convolution."""
+        luma, chroma = INPUTS["yuv420"]
+        weight, bias = self._values["head.weight"], self._values["head.bias"]
+        luma_weight = unshuffled_weight(weight[:, : UNSHUFFLE**2]) / np.float32(LUMA_RANGE)
+        chroma_weight = weight[:, UNSHUFFLE**2 :] / np.float32(CHROMA_RANGE)
+
+        x = self.reject_odd_sizes(self.centred(luma, BLACK), luma)
+        # One channel: NHWC and NCHW are the same bytes. From (N, H/2, 2, W/2, 2):
+        x = self.reshape(x, _KEEP, 1, _REST, _KEEP, UNSHUFFLE)
+        x = self.to_conv_type(self.reshape(x, _KEEP, _KEEP, _KEEP, _REST))
+        middle = np.full(luma.channels, LUMA_RANGE / 2, np.float32)
+        x = self.conv("head.luma", x, luma_weight, bias, middle, stride=UNSHUFFLE)
+
+        y = self.to_conv_type(self.centred(chroma, GRAY))
+        y = self.node("Transpose", [y], perm=_TO_NCHW)
+        zero = np.zeros(chroma.channels, np.float32)
+        y = self.conv("head.chroma", y, chroma_weight, np.zeros_like(bias), zero)
+        return self.node("Add", [x, y])
+
+    def centred(self, plane: FrameTensor, zero: float) -> str:
+        """Return an input as FP32, in units of 8 bits, less the code for black or gray."""
+        x = self.node("Cast", [plane.name], to=TensorProto.FLOAT, output=f"{plane.name}.codes")
+        if self.is_wide:
+            x = self.node("Mul", [x, self.scalar("narrow", 1 / WIDE)])
+        return self.node("Sub", [x, self.scalar(f"{plane.name}.zero", zero)])
+
+    def reject_odd_sizes(self, x: str, frames: FrameTensor) -> str:
+        """Reshape to blocks of two rows and columns: moves no data, and fails if H or W is odd.
 
         Otherwise the head's stride would silently drop the last row or column. Padding and cropping
         here instead takes 9 % more of a CPU's time, for even sizes too: TensorRT has uint8 in casts
-        only, so that float32 would be cropped. Returns NCHW.
+        only, so that float32 would be cropped. Returns NHWC, or ``(N, H/2, 2, W/2, 2)`` of luma.
         """
-        pairs = CHANNELS * UNSHUFFLE
+        pairs = frames.channels * UNSHUFFLE
         x = self.reshape(x, _KEEP, _KEEP, 1, _REST, pairs)
         x = self.reshape(x, _KEEP, _REST, UNSHUFFLE, _KEEP, pairs)
+        if frames.channels == 1:
+            return x
         x = self.reshape(x, _KEEP, _REST, 1, _KEEP, pairs)
-        x = self.reshape(x, _KEEP, _KEEP, _REST, CHANNELS)
-        return self.node("Transpose", [x], perm=_TO_NCHW)
-
-    def head(self, x: str) -> str:
-        """Convolve 6x6 with stride 2: the pixel-unshuffle and the network's first convolution."""
-        weight = self._values["head.weight"]
-        features, _, rows, columns = weight.shape
-        # torch unshuffles to channels (colour, row, column)
-        weight = weight.reshape(features, CHANNELS, UNSHUFFLE, UNSHUFFLE, rows, columns)
-        weight = weight.transpose(0, 1, 4, 2, 5, 3)
-        weight = weight.reshape(features, CHANNELS, rows * UNSHUFFLE, columns * UNSHUFFLE)
-        bias, black = self._values["head.bias"], np.zeros(CHANNELS, np.float32)
-        return self.conv("head", x, weight / np.float32(255), bias, black, stride=UNSHUFFLE)
+        return self.reshape(x, _KEEP, _KEEP, _REST, frames.channels)
 
     def norm_and_conv(self, block: str, x: str) -> str:
         """Normalize over the channels and convolve."""
@@ -174,41 +220,71 @@ class GraphBuilder:
         weight, bias = self._values[f"{name}.weight"], self._values[f"{name}.bias"]
         return self.conv(name, x, weight, bias, expected)
 
-    def upsample(self, x: str) -> str:
-        """Convolve to the ``3*(2s)^2`` channels that the pixel shuffle turns into RGB, 0..255."""
+    def rgb_output(self, x: str) -> None:
+        """Convolve to RGB of 0..255, clip, round and shuffle."""
         shuffle = self.architecture.shuffle
         weight, bias = (
             # from torch's shuffle order (colour, row, column) to (row, column, colour)
-            np.moveaxis(
-                values.reshape(CHANNELS, shuffle, shuffle, *values.shape[1:]), 0, 2
-            ).reshape(values.shape)
+            np.moveaxis(values.reshape(-1, shuffle, shuffle, *values.shape[1:]), 0, 2).reshape(
+                values.shape
+            )
             * np.float32(255)
             for values in (self._values["upsample.weight"], self._values["upsample.bias"])
         )
-        unknown = np.zeros(weight.shape[1], np.float32)
-        return self.conv("upsample", self.to_conv_type(x), weight, bias, unknown)
+        (upscaled,) = OUTPUTS["rgb"]
+        self.output(upscaled, "upsample", x, weight, bias, shuffle)
 
-    def quantize_and_shuffle(self, x: str) -> str:
-        """Clip, round and shuffle, in the order that moves fewer bytes or makes fewer passes.
+    def yuv420_outputs(self, x: str) -> None:
+        """Convolve to luma and to chroma, clip, round and shuffle."""
+        scale = self.architecture.scale
+        luma, chroma = OUTPUTS["yuv420"]
+        luma_parts, chroma_parts = [], []
+        for values in (self._values["upsample.weight"], self._values["upsample.bias"]):
+            rest = values.shape[1:]
+            packed = values.reshape(-1, scale, scale, *rest)
+            # luma from (row and column in its block, row and column of the block) to rows, columns
+            blocks = packed[: UNSHUFFLE**2].reshape(UNSHUFFLE, UNSHUFFLE, scale, scale, *rest)
+            rows = np.moveaxis(blocks, (2, 0, 3, 1), (0, 1, 2, 3)).reshape(-1, *rest)
+            luma_parts.append(rows * np.float32(LUMA_RANGE))
+            pairs = np.moveaxis(packed[UNSHUFFLE**2 :], 0, 2).reshape(-1, *rest)
+            chroma_parts.append(pairs * np.float32(CHROMA_RANGE))
+        weight, bias = luma_parts
+        self.output(luma, "upsample.luma", x, weight, bias + np.float32(BLACK), UNSHUFFLE * scale)
+        weight, bias = chroma_parts
+        self.output(chroma, "upsample.chroma", x, weight, bias + np.float32(GRAY), scale)
 
-        FP32 is shuffled as it is and rounded in the pass that casts it. FP16 is rounded first:
-        0..255 is exact in FP16, which is half as much to move.
+    def output(
+        self, frames: FrameTensor, name: str, x: str, weight: Array, bias: Array, shuffle: int
+    ) -> None:
+        """Convolve to ``(row, column, channel)`` of blocks of codes; clip, round, shuffle, cast.
+
+        The order is that which moves fewer bytes or makes fewer passes. FP32 is shuffled as it is
+        and rounded in the pass that casts it. FP16 is rounded first: 0..255 is exact in FP16, which
+        is half as much to move. Codes of 16 bits are not.
         """
-        x = self.node("Clip", [x, self.scalar("black", 0.0), self.scalar("white", 255.0)])
-        if self.conv_type == TensorProto.FLOAT:
-            return self.node("Round", [self.pixel_shuffle_to_nhwc(x)])
-        return self.pixel_shuffle_to_nhwc(self.to_conv_type(self.node("Round", [x])))
+        unknown = np.zeros(weight.shape[1], np.float32)
+        x = self.conv(name, x, weight, bias, unknown)
+        white = self.scalar("white", WIDEST / WIDE if self.is_wide else 255.0)
+        x = self.node("Clip", [x, self.scalar("black", 0.0), white])
+        if self.is_wide or self.conv_type == TensorProto.FLOAT:
+            x = self.pixel_shuffle_to_nhwc(x, frames.channels, shuffle)
+            if self.is_wide:
+                x = self.node("Mul", [x, self.scalar("wide", WIDE)])
+            x = self.node("Round", [x])
+        else:
+            x = self.to_conv_type(self.node("Round", [x]))
+            x = self.pixel_shuffle_to_nhwc(x, frames.channels, shuffle)
+        self.node("Cast", [x], output=frames.name, to=self.io_type)
 
-    def pixel_shuffle_to_nhwc(self, x: str) -> str:
-        """``(N, shuffle*shuffle*3, h, w)`` to ``(N, shuffle*h, shuffle*w, 3)``."""
-        shuffle = self.architecture.shuffle
-        run = shuffle * CHANNELS
+    def pixel_shuffle_to_nhwc(self, x: str, channels: int, shuffle: int) -> str:
+        """``(N, shuffle*shuffle*C, h, w)`` to ``(N, shuffle*h, shuffle*w, C)``."""
+        run = shuffle * channels
         x = self.node("Transpose", [x], perm=_TO_NHWC)
         x = self.reshape(x, _KEEP, _KEEP, _KEEP, shuffle, run)
         x = self.node("Transpose", [x], perm=[0, 1, 3, 2, 4])
         # in two steps, as a shape has room for one unknown besides the dimensions it keeps
         x = self.reshape(x, _KEEP, _REST, 1, _KEEP, run)
-        return self.reshape(x, _KEEP, _KEEP, _REST, CHANNELS)
+        return self.reshape(x, _KEEP, _KEEP, _REST, channels)
 
     def conv(
         self, name: str, x: str, weight: Array, bias: Array, expected: Array, stride: int = 1
@@ -265,15 +341,20 @@ class GraphBuilder:
 
     def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """Return the checked model."""
+        colours = self.architecture.colours
         frames, upscaled = (
-            helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", height, width, CHANNELS])
-            for name, height, width in (
-                (INPUT_NAME, "H", "W"),
-                (OUTPUT_NAME, "upscaled_H", "upscaled_W"),
-            )
+            [
+                helper.make_tensor_value_info(
+                    tensor.name,
+                    self.io_type,
+                    ["N", *(symbolic_side(prefix, s, tensor) for s in "HW"), tensor.channels],
+                )
+                for tensor in tensors
+            ]
+            for prefix, tensors in (("", INPUTS[colours]), ("upscaled_", OUTPUTS[colours]))
         )
         initializers = list(self._initializers.values())
-        graph = helper.make_graph(self._nodes, "rt4ksr", [frames], [upscaled], initializers)
+        graph = helper.make_graph(self._nodes, "rt4ksr", frames, upscaled, initializers)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -283,3 +364,17 @@ class GraphBuilder:
         helper.set_model_props(model, dict(sorted(metadata.items())))
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def unshuffled_weight(weight: Array) -> Array:
+    """Return the 6x6 kernel that does to pixels what a 3x3 one does to unshuffled ones."""
+    features, _, rows, columns = weight.shape
+    # torch unshuffles to channels (colour, row, column)
+    weight = weight.reshape(features, -1, UNSHUFFLE, UNSHUFFLE, rows, columns)
+    weight = weight.transpose(0, 1, 4, 2, 5, 3)
+    return weight.reshape(features, -1, rows * UNSHUFFLE, columns * UNSHUFFLE)
+
+
+def symbolic_side(prefix: str, side: str, tensor: FrameTensor) -> str:
+    """Return the name of a dynamic dimension, such as ``upscaled_H`` or ``W/2``."""
+    return f"{prefix}{side}" + (f"/{tensor.subsampling}" if tensor.subsampling > 1 else "")

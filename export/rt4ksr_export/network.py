@@ -4,13 +4,17 @@ Zamfir, Conde, Timofte, "Towards Real-Time 4K Image Super-Resolution", CVPRW 202
 same function; :func:`rt4ksr_export.fusion.fuse` turns the first into the second. Parameter
 names of :class:`RT4KSR` are those of the authors' checkpoints.
 
-Both take a 4D tensor of shape ``(N, 3, H, W)``, RGB in [0, 1], H and W even, and return
-``(N, 3, s*H, s*W)``, which is not clipped.
+Both come for two kinds of colours. The one for RGB takes a 4D tensor of shape ``(N, 3, H, W)``,
+RGB in [0, 1], H and W even, and returns ``(N, 3, s*H, s*W)``, which is not clipped. The one for
+4:2:0 video takes ``(N, 6, H/2, W/2)``, four luma samples and the chroma of each block of 2x2 pixels
+(:func:`pack_yuv420`), and returns ``(N, 6, s*H/2, s*W/2)``. Black is 0 in both, so zero padding
+surrounds a picture with black.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,17 +22,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rt4ksr_client.contract import Colours
+
 __all__ = [
     "RT4KSR",
     "Architecture",
     "FusedRT4KSR",
     "RepConv",
+    "pack_yuv420",
     "parameter_count",
-    "upscale_pixels",
+    "unpack_yuv420",
+    "upscale_samples",
 ]
 
-UNSHUFFLE = 2
-NORM_EPS = 1e-6
+UNSHUFFLE: Final = 2
+NORM_EPS: Final = 1e-6
+
+PACKED_CHANNELS: Final = 6
+"""Of packed 4:2:0: four of luma, two of chroma."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Architecture:
     features: int = 24
     blocks: int = 4
     expansion: int = 2
+    colours: Colours = "rgb"
 
     def __post_init__(self) -> None:
         """Reject values no network can have."""
@@ -48,19 +60,29 @@ class Architecture:
                 raise ValueError(f"{field} must be at least 1, got {value}")
 
     @property
+    def channels(self) -> int:
+        """Channels of the tensors that the network takes and returns."""
+        return 3 if self.colours == "rgb" else PACKED_CHANNELS
+
+    @property
+    def unshuffle(self) -> int:
+        """Factor of the pixel-unshuffle at the start; packed 4:2:0 is unshuffled already."""
+        return UNSHUFFLE if self.colours == "rgb" else 1
+
+    @property
     def unshuffled_channels(self) -> int:
         """Channels of the pixel-unshuffled input."""
-        return 3 * UNSHUFFLE**2
+        return self.channels * self.unshuffle**2
 
     @property
     def shuffle(self) -> int:
         """Upscale factor of the final pixel shuffle, which also undoes the unshuffle."""
-        return UNSHUFFLE * self.scale
+        return self.unshuffle * self.scale
 
     @property
     def upsample_channels(self) -> int:
-        """Channels that the final pixel shuffle turns into RGB."""
-        return 3 * self.shuffle**2
+        """Channels that the final pixel shuffle turns into the upscaled frame."""
+        return self.channels * self.shuffle**2
 
     @property
     def halo_px(self) -> int:
@@ -133,8 +155,8 @@ class RT4KSR(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
-        features = self.body(self.head(F.pixel_unshuffle(x, UNSHUFFLE)))
+        """Upscale RGB or packed 4:2:0; both sides of the result are s times as long."""
+        features = self.body(self.head(F.pixel_unshuffle(x, self.architecture.unshuffle)))
         out: Tensor = self.upsample(self.tail(features))
         return out
 
@@ -165,11 +187,26 @@ class FusedRT4KSR(nn.Module):
         self.upsample = nn.Conv2d(a.features, a.upsample_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upscale ``(N, 3, H, W)`` in [0, 1] to ``(N, 3, s*H, s*W)``."""
-        x = self.head(F.pixel_unshuffle(x, UNSHUFFLE))
+        """Upscale RGB or packed 4:2:0; both sides of the result are s times as long."""
+        x = self.head(F.pixel_unshuffle(x, self.architecture.unshuffle))
         for block in self.body:
             x = F.gelu(block(x))
         return F.pixel_shuffle(self.upsample(self.tail(x)), self.architecture.shuffle)
+
+
+def pack_yuv420(luma: Tensor, chroma: Tensor) -> Tensor:
+    """Return ``(N, 6, H/2, W/2)`` of luma ``(N, 1, H, W)`` and chroma ``(N, 2, H/2, W/2)``.
+
+    The first four channels are the luma of each block of 2x2 pixels, row by row, the others its
+    chroma. Luma is 0 for black and 1 for white, chroma 0 for gray and within -0.5 and 0.5.
+    """
+    return torch.cat([F.pixel_unshuffle(luma, UNSHUFFLE), chroma], dim=1)
+
+
+def unpack_yuv420(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo :func:`pack_yuv420`."""
+    luma = F.pixel_shuffle(packed[:, : UNSHUFFLE**2], UNSHUFFLE)
+    return luma, packed[:, UNSHUFFLE**2 :]
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -177,10 +214,8 @@ def parameter_count(module: nn.Module) -> int:
     return sum(torch.numel(p) for p in module.parameters())
 
 
-def upscale_pixels(network: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Run ``network`` on uint8 ``(H, W, 3)``, H and W even; rounds half to even, as served."""
-    batch = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+def upscale_samples(network: nn.Module, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run ``network`` on one frame, ``(C, H, W)`` as it takes them; the result is not clipped."""
     with torch.inference_mode():
-        raw = network(batch)[0].permute(1, 2, 0)
-    upscaled: NDArray[np.uint8] = (raw.clamp(0, 1) * 255).round().byte().numpy()
+        upscaled: NDArray[np.float32] = network(torch.from_numpy(samples)[None])[0].numpy()
     return upscaled

@@ -14,7 +14,8 @@ from PIL import Image
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import decode
 from rt4ksr_client.formats import metadata
-from rt4ksr_export.degradations import Degradation, Pixels
+from rt4ksr_export.colours import Samples
+from rt4ksr_export.degradations import Degradation, Pixels, VideoDegradation
 
 __all__ = [
     "PairSource",
@@ -140,7 +141,7 @@ class PairSource:
     """
 
     pictures: Sequence[Pixels]
-    degradation: Degradation
+    degradation: Degradation | VideoDegradation
     scale: int
     seed: int
 
@@ -151,23 +152,28 @@ class PairSource:
         probabilities: NDArray[np.float64] = weights / weights[-1]
         return probabilities
 
-    def batch(
-        self, iteration: int, size: int, patch_px: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return uint8 ``(size, patch, patch, 3)`` and ``(size, s*patch, s*patch, 3)``."""
+    def batch(self, iteration: int, size: int, patch_px: int) -> tuple[Samples, Samples]:
+        """Return ``size`` small and large patches, ``patch_px`` and s times that many pixels wide.
+
+        They are samples, such as ``(size, 3, patch_px, patch_px)`` for RGB.
+        """
         rng = np.random.default_rng([self.seed, iteration])
         pairs = [self.pair(rng, patch_px) for _ in range(size)]
         return np.stack([small for small, _ in pairs]), np.stack([large for _, large in pairs])
 
-    def pair(self, rng: np.random.Generator, patch_px: int) -> tuple[Pixels, Pixels]:
+    def pair(self, rng: np.random.Generator, patch_px: int) -> tuple[Samples, Samples]:
         """Return a small and a large patch: of two random crops, the one with more contrast."""
         side = smallest_side_px(self.scale, patch_px)
         crops = [self.crop(rng, side) for _ in range(2)]
         crop = max(crops, key=lambda pixels: float(pixels[::4, ::4].std()))
-        large = _flip_or_rotate(crop, int(rng.integers(8)))
-        small = np.asarray(self.degradation(Image.fromarray(large), self.scale, rng))
-        edge = MARGIN_PX * self.scale
-        return small[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX], large[edge:-edge, edge:-edge]
+        large = Image.fromarray(_flip_or_rotate(crop, int(rng.integers(8))))
+        small_samples, large_samples = self.degradation.pair(large, self.scale, rng)
+        margin = MARGIN_PX * small_samples.shape[-1] // (side // self.scale)
+        edge = margin * self.scale
+        return (
+            small_samples[:, margin:-margin, margin:-margin],
+            large_samples[:, edge:-edge, edge:-edge],
+        )
 
     def crop(self, rng: np.random.Generator, side: int) -> Pixels:
         """Return a random square of a random picture."""

@@ -19,7 +19,7 @@ from typing import Final
 import onnx
 import torch
 
-from rt4ksr_client.contract import ModelSpec
+from rt4ksr_client.contract import INPUTS, ModelSpec
 from rt4ksr_client.errors import ExportError
 from rt4ksr_client.files import atomic_write
 from rt4ksr_export.config import GRAPHS, PLANS, VERSION
@@ -119,6 +119,11 @@ def build_plan(
         MissingExtraError: TensorRT is not installed.
 
     """
+    if spec.bits > 8:
+        raise ExportError(
+            f"{spec.name} takes 16-bit values, for which TensorRT has no type: ONNX Runtime serves "
+            "it (with --model-config-name=gpu, and TensorRT for what is between)"
+        )
     compiler = Compiler(target)
     folder = repository / spec.name / VERSION
     graph_path, plan_path = folder / GRAPHS[precision], folder / PLANS[target]
@@ -196,7 +201,8 @@ def trtexec_command(
     """Return the shell command that builds the same plan without this program."""
     folder = repository / spec.name / VERSION
     path = folder / PLANS[target]
-    shapes = [f"--{key}Shapes={text}" for key, text in Profile.of(spec).texts().items()]
+    tensors = {tensor.name: tensor for tensor in INPUTS[spec.colours]}
+    shapes = [f"--{key}Shapes={text}" for key, text in Profile.of(spec).texts(tensors).items()]
     files = [f"--onnx={folder / GRAPHS[precision]}", f"--saveEngine={path}"]
     if target is Target.TENSORRT:
         files.append(f"--timingCacheFile={path}.timing")

@@ -118,9 +118,10 @@ def export_model(
 ) -> Export:
     """Write ``repository/spec.name``: fused, verified against ``network``, ready to be served.
 
-    Its image endpoint is written beside it, with the stages that all endpoints share. An older
-    model of that name is replaced only when the new one is complete. Without ``overwrite``, it is
-    kept if it has a file with other content than the new one, such as an edited configuration.
+    The image endpoint of a model for RGB is written beside it, with the stages that all endpoints
+    share. An older model of that name is replaced only when the new one is complete. Without
+    ``overwrite``, it is kept if it has a file with other content than the new one, such as an
+    edited configuration.
 
     Raises:
         ExportError: the network has another scale, a model is kept, or the folder cannot be
@@ -133,8 +134,10 @@ def export_model(
     files = model.files()
     graphs = [files[f"{VERSION}/{name}"] for name in GRAPHS.values()]
     plans, dropped = _current_plans(repository / spec.name, graphs)
-    endpoint = endpoint_files(spec.name, model.parameters)
-    folders = {spec.name: files | plans, **stage_files(), image_endpoint(spec.name): endpoint}
+    folders = {spec.name: files | plans}
+    if spec.colours == "rgb":
+        folders |= stage_files()
+        folders[image_endpoint(spec.name)] = endpoint_files(spec.name, model.parameters)
     if not overwrite:
         _check_kept(repository, folders)
     _log.info("%s: verifying", spec.name)
@@ -149,15 +152,19 @@ def build_model(network: RT4KSR, spec: ModelSpec) -> BuiltModel:
     """Fuse ``network`` and build its graphs.
 
     Raises:
-        ExportError: the network has another scale.
+        ExportError: the network has another scale, or other colours.
 
     """
     scale = network.architecture.scale
     if scale != spec.scale:
         raise ExportError(f"{spec.name} is a x{spec.scale} model, the weights are for x{scale}")
+    colours = network.architecture.colours
+    if colours != spec.colours:
+        raise ExportError(f"{spec.name} is for {spec.colours}, the weights are for {colours}")
     # What the graphs compute, and nothing that changes with a release: a plan is built from them.
     origin = {
         Parameter.SCALE: str(scale),
+        Parameter.COLOURS: colours,
         Parameter.SIZE_MULTIPLE: str(SIZE_MULTIPLE_PX),
         Parameter.HALO: str(network.architecture.halo_px),
         Parameter.WEIGHTS_SHA256: weights_sha256(network),
@@ -169,7 +176,10 @@ def build_model(network: RT4KSR, spec: ModelSpec) -> BuiltModel:
     }
     _log.info("%s: fusing the network and building its graphs", spec.name)
     fused = fuse(network)
-    graphs = {precision: build_graph(fused, origin, precision=precision) for precision in GRAPHS}
+    graphs = {
+        precision: build_graph(fused, origin, precision=precision, bits=spec.bits)
+        for precision in GRAPHS
+    }
     return BuiltModel(spec, graphs, origin | serving)
 
 

@@ -19,23 +19,25 @@ import torch
 from numpy.typing import NDArray
 
 from rt4ksr_client.contract import (
-    CHANNELS,
-    INPUT_NAME,
+    INPUTS,
     MAX_SIDE_PX,
-    OUTPUT_NAME,
     SIZE_MULTIPLE_PX,
+    FrameTensor,
     ModelSpec,
 )
 from rt4ksr_client.errors import ExportError, MissingExtraError
 
 __all__ = ["MAX_BATCH_SIZE", "Compiler", "Engine", "Profile", "Target"]
 
-Batch = NDArray[np.uint8]
-Shape = tuple[int, int, int, int]
+Batch = Mapping[str, NDArray[Any]]
+Frames = tuple[int, int, int]
+"""N, H and W of a batch, in frames and pixels."""
 
 MAX_BATCH_SIZE: Final = 2
 """Of every configuration. One 4K frame fills a GPU; a second one hides the time between launches.
 A TensorRT context reserves memory for this many frames of the largest size."""
+
+_FRAME_TENSORS: Final = {tensor.name: tensor for tensors in INPUTS.values() for tensor in tensors}
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +57,11 @@ _LIBRARIES: Final[Mapping[Target, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Smallest, best and largest ``(N, H, W, 3)``; every even size in between can run."""
+    """Smallest, best and largest batch ``(N, H, W)``; every even size in between can run."""
 
-    least: Shape
-    best: Shape
-    largest: Shape
+    least: Frames
+    best: Frames
+    largest: Frames
 
     def __post_init__(self) -> None:
         """Reject what TensorRT would reject later and less clearly."""
@@ -71,15 +73,24 @@ class Profile:
     def of(cls, spec: ModelSpec) -> Profile:
         """Return the profile of a served model: best for the frame it is meant for."""
         return cls(
-            (1, SIZE_MULTIPLE_PX, SIZE_MULTIPLE_PX, CHANNELS),
-            (1, spec.input_height_px, spec.input_width_px, CHANNELS),
-            (MAX_BATCH_SIZE, MAX_SIDE_PX, MAX_SIDE_PX, CHANNELS),
+            (1, SIZE_MULTIPLE_PX, SIZE_MULTIPLE_PX),
+            (1, spec.input_height_px, spec.input_width_px),
+            (MAX_BATCH_SIZE, MAX_SIDE_PX, MAX_SIDE_PX),
         )
 
-    def texts(self) -> dict[str, str]:
-        """Return min, opt and max as trtexec and ONNX Runtime read them: ``image:1x2x2x3``."""
-        shapes = {"min": self.least, "opt": self.best, "max": self.largest}
-        return {key: f"{INPUT_NAME}:{'x'.join(map(str, shape))}" for key, shape in shapes.items()}
+    def texts(self, tensors: Mapping[str, FrameTensor]) -> dict[str, str]:
+        """Return min, opt and max as trtexec and ONNX Runtime read them: ``image:1x2x2x3,...``.
+
+        ``tensors`` are what goes into the engine, by the names that it has there.
+        """
+        batches = {"min": self.least, "opt": self.best, "max": self.largest}
+        return {
+            key: ",".join(
+                f"{name}:{'x'.join(map(str, tensor.shape(*batch)))}"
+                for name, tensor in tensors.items()
+            )
+            for key, batch in batches.items()
+        }
 
 
 class Compiler:
@@ -122,7 +133,10 @@ class Compiler:
             raise ExportError(f"{self.target.value} cannot read the graph: {'; '.join(errors)}")
         config = builder.create_builder_config()
         shapes = builder.create_optimization_profile()
-        shapes.set_shape(INPUT_NAME, profile.least, profile.best, profile.largest)
+        for index in range(network.num_inputs):
+            tensor = _FRAME_TENSORS[network.get_input(index).name]
+            bounds = (tensor.shape(*b) for b in (profile.least, profile.best, profile.largest))
+            shapes.set_shape(tensor.name, *bounds)
         config.add_optimization_profile(shapes)
         if self.has_timings:
             # A cache of another version or GPU is not used.
@@ -141,7 +155,7 @@ class Compiler:
 
 
 class Engine:
-    """Runs a plan on the first GPU: uint8 ``(N, H, W, 3)`` to ``(N, s*H, s*W, 3)``.
+    """Runs a plan on the first GPU: arrays by the names of its inputs, to those of its outputs.
 
     Raises:
         ExportError: the plan cannot be loaded.
@@ -163,19 +177,32 @@ class Engine:
             ExportError: the plan cannot be run.
 
         """
-        if any(size > top for size, top in zip(batch.shape, self._profile.largest, strict=True)):
-            return None
+        largest = self._profile.largest
+        for name, array in batch.items():
+            bounds = _FRAME_TENSORS[name].shape(*largest)
+            if any(size > top for size, top in zip(array.shape, bounds, strict=True)):
+                return None
         device = torch.device("cuda")
-        frames = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
-        self._context.set_input_shape(INPUT_NAME, tuple(frames.shape))
-        shape = tuple(self._context.get_tensor_shape(OUTPUT_NAME))
-        upscaled = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._context.set_tensor_address(INPUT_NAME, frames.data_ptr())
-        self._context.set_tensor_address(OUTPUT_NAME, upscaled.data_ptr())
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            for name, array in batch.items()
+        }
+        for name, tensor in tensors.items():
+            self._context.set_input_shape(name, tuple(tensor.shape))
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        upscaled = {
+            name: torch.empty(
+                tuple(self._context.get_tensor_shape(name)), dtype=torch.uint8, device=device
+            )
+            for name in names
+            if name not in tensors
+        }
+        for name, tensor in (tensors | upscaled).items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(torch.cuda.current_stream(device).cuda_stream):
-            raise ExportError(f"the plan cannot be run on a batch of {batch.shape}")
-        pixels: Batch = upscaled.cpu().numpy()  # waits for the stream
-        return pixels
+            shapes = {name: array.shape for name, array in batch.items()}
+            raise ExportError(f"the plan cannot be run on a batch of {shapes}")
+        return {name: tensor.cpu().numpy() for name, tensor in upscaled.items()}  # waits
 
 
 def load_library(target: Target) -> Any:

@@ -8,8 +8,9 @@ FP32 one. Inputs: photographs, noise, gradients, black and white, in several siz
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME
 from rt4ksr_client.errors import VerificationError
-from rt4ksr_export.graph import without_quantization
-from rt4ksr_export.network import RT4KSR
-from rt4ksr_export.scores import psnr_db
+from rt4ksr_export.colours import samples_to_codes, unpack, yuv420_samples
+from rt4ksr_export.graph import BLACK, CHROMA_RANGE, GRAY, LUMA_RANGE, without_quantization
+from rt4ksr_export.network import RT4KSR, pack_yuv420, unpack_yuv420
 
 __all__ = [
     "Agreement",
@@ -38,7 +38,10 @@ __all__ = [
     "verify_half",
 ]
 
-Batch = NDArray[np.uint8]
+Batch = Mapping[str, NDArray[Any]]
+"""Arrays by the names of inputs or outputs."""
+
+SAME_STEPS = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Tolerance:
 
     raw: float = 1e-4
     """Largest absolute difference of the float output, before clipping, in units of 1.0 = white."""
-    levels: int = 1
-    """Largest difference of a uint8 value."""
+    levels: float = 1
+    """Largest difference of a value, in steps of 8 bits."""
     equal_share: float = 0.999
-    """Smallest share of uint8 values that are equal."""
+    """Smallest share of values that are equal, in 8 bits, or within a twentieth step, in 16."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Agreement:
     """How far the graph was from the network in the worst case over all inputs."""
 
     raw: float
-    levels: int
+    levels: float
     equal_share: float
     inputs: int
 
@@ -69,13 +72,13 @@ class Agreement:
         if not (close and self.equal_share >= tolerance.equal_share):
             raise VerificationError(
                 f"the exported graph does not compute what the network computes: {self}; allowed: "
-                f"{tolerance.raw:g}, {tolerance.levels}, {tolerance.equal_share:.2%}"
+                f"{tolerance.raw:g}, {tolerance.levels:g}, {tolerance.equal_share:.2%}"
             )
 
     def __str__(self) -> str:
         """One line with the figures."""
         return (
-            f"raw float off by at most {self.raw:.2g}, uint8 by at most {self.levels}, "
+            f"raw float off by at most {self.raw:.2g}, values by at most {self.levels:.2g}, "
             f"{self.equal_share:.4%} equal, over {self.inputs} inputs"
         )
 
@@ -85,7 +88,8 @@ class HalfTolerance:
     """How far half precision may be from full precision, on any input."""
 
     psnr_db: float = 55.0
-    levels: int = 2
+    levels: float = 2
+    """In steps of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class HalfAgreement:
     """How far half precision was from full precision in the worst case over all inputs."""
 
     psnr_db: float
-    levels: int
+    levels: float
     finite: bool = True
     """Whether no value inside the graph was NaN or infinite, as far as that was checked."""
 
@@ -104,13 +108,13 @@ class HalfAgreement:
         if not (self.finite and enough):
             raise VerificationError(
                 f"half precision is not enough for these weights: {self}; allowed: "
-                f"{tolerance.levels}, {tolerance.psnr_db:g} dB"
+                f"{tolerance.levels:g}, {tolerance.psnr_db:g} dB"
             )
 
     def __str__(self) -> str:
         """One line with the figures."""
         broken = "" if self.finite else ", with NaN or infinite values inside"
-        return f"FP16 off by at most {self.levels}, PSNR at least {self.psnr_db:.1f} dB{broken}"
+        return f"FP16 off by at most {self.levels:.3g}, PSNR at least {self.psnr_db:.1f} dB{broken}"
 
 
 def verify(
@@ -125,22 +129,24 @@ def verify(
     quantized_session = open_session(model)
     raw_session = open_session(without_quantization(model))
     exact = copy.deepcopy(network).double()  # so that its own rounding is not counted
+    unit = code_unit(model)
     compared = []
-    for batch in verification_inputs():
-        (quantized,) = quantized_session.run([OUTPUT_NAME], {INPUT_NAME: batch})
-        (raw,) = raw_session.run([OUTPUT_NAME], {INPUT_NAME: batch})
-        nchw = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).double() / 255.0
-        with torch.inference_mode():
-            expected = exact(nchw).permute(0, 2, 3, 1).numpy()
-        if not raw.shape == quantized.shape == expected.shape:
+    for batch in verification_inputs(model):
+        quantized = quantized_session.run(None, dict(batch))
+        raw = raw_session.run(None, dict(batch))
+        expected = expected_codes(exact, batch, unit)
+        shapes = [[a.shape for a in arrays] for arrays in (raw, quantized, expected)]
+        if not shapes[0] == shapes[1] == shapes[2]:
             raise VerificationError(
-                f"the exported graph returns shape {quantized.shape} for {batch.shape}, "
-                f"the network {expected.shape}"
+                f"the exported graph returns the shapes {shapes[1]}, the network {shapes[2]}"
             )
-        rounded = np.rint(np.clip(expected, 0.0, 1.0) * 255.0).astype(np.int16)  # half to even
-        levels = np.abs(quantized.astype(np.int16) - rounded)
-        raw_difference = float(np.abs(raw / 255.0 - expected).max())
-        compared.append((raw_difference, int(levels.max()), float((levels == 0).mean())))
+        for graphs, graphs_raw, networks in zip(quantized, raw, expected, strict=True):
+            largest = np.iinfo(graphs.dtype).max
+            rounded = np.rint(np.clip(networks, 0, largest))  # half to even
+            steps = np.abs(graphs.astype(np.float64) - rounded) / unit
+            raw_difference = float(np.abs(graphs_raw - networks).max()) / (255 * unit)
+            same = steps <= (0 if unit == 1 else SAME_STEPS)
+            compared.append((raw_difference, float(steps.max()), float(same.mean())))
     raw_differences, most_levels, equal_shares = zip(*compared, strict=True)
     agreement = Agreement(
         raw=float(np.max(raw_differences)),  # NaN if one of them is
@@ -155,7 +161,7 @@ def verify(
 def verify_half(
     half: onnx.ModelProto, full: onnx.ModelProto, tolerance: HalfTolerance | None = None
 ) -> HalfAgreement:
-    """Compare the FP16 graph with the FP32 one, both from uint8 to uint8.
+    """Compare the FP16 graph with the FP32 one, both from codes to codes.
 
     Raises:
         VerificationError: they differ by more than ``tolerance``, or a value inside the FP16 graph
@@ -165,12 +171,14 @@ def verify_half(
     exposed = open_session(expose_half_values(half), optimized=False)
     finite = True
 
+    output_names = [output.name for output in half.graph.output]
+
     def upscale(batch: Batch) -> Batch:
         nonlocal finite
-        upscaled, *inside = exposed.run(None, {INPUT_NAME: batch})
+        upscaled = exposed.run(None, dict(batch))
+        inside = upscaled[len(output_names) :]
         finite = finite and all(bool(np.isfinite(values).all()) for values in inside)
-        pixels: Batch = upscaled
-        return pixels
+        return dict(zip(output_names, upscaled, strict=False))
 
     agreement = replace(compare_half(upscale, full), finite=finite)
     agreement.require(tolerance)
@@ -180,19 +188,76 @@ def verify_half(
 def compare_half(upscale: Callable[[Batch], Batch | None], full: onnx.ModelProto) -> HalfAgreement:
     """Compare ``upscale``, which returns None for an input that it cannot process, with a graph."""
     reference = open_session(full, optimized=False)
+    unit = code_unit(full)
     compared = []
-    for batch in verification_inputs():
+    for batch in verification_inputs(full):
         upscaled = upscale(batch)
         if upscaled is None:
             continue
-        (expected,) = reference.run([OUTPUT_NAME], {INPUT_NAME: batch})
-        levels = np.abs(upscaled.astype(np.int16) - expected)
-        compared.append((psnr_db(expected, upscaled, border=0), int(levels.max())))
-    return HalfAgreement(min(psnr for psnr, _ in compared), max(levels for _, levels in compared))
+        for output, expected in zip(
+            full.graph.output, reference.run(None, dict(batch)), strict=True
+        ):
+            steps = (upscaled[output.name].astype(np.float64) - expected) / unit
+            mean_square = float(np.square(steps).mean())
+            psnr = 10 * np.log10(255**2 / mean_square) if mean_square else float("inf")
+            compared.append((psnr, float(np.abs(steps).max())))
+    return HalfAgreement(min(psnr for psnr, _ in compared), max(steps for _, steps in compared))
 
 
-def verification_inputs() -> Iterator[Batch]:
-    """Yield uint8 batches ``(N, H, W, 3)``, small enough to verify a model within seconds."""
+def code_unit(model: onnx.ModelProto) -> int:
+    """Return what a step of an 8-bit code is in the values of a graph: 1, or 256 for 16 bits."""
+    wide = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT16
+    return 256 if wide else 1
+
+
+def expected_codes(network: RT4KSR, batch: Batch, unit: int) -> list[NDArray[np.float64]]:
+    """Return the outputs that ``network``, in float64, gives for ``batch``, not rounded."""
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(array).astype(np.float64) / unit).permute(0, 3, 1, 2)
+        for array in batch.values()
+    ]
+    with torch.inference_mode():
+        if network.architecture.colours == "rgb":
+            planes = [network(tensors[0] / 255) * 255]
+        else:
+            luma, chroma = tensors
+            packed = pack_yuv420((luma - BLACK) / LUMA_RANGE, (chroma - GRAY) / CHROMA_RANGE)
+            luma, chroma = unpack_yuv420(network(packed))
+            planes = [luma * LUMA_RANGE + BLACK, chroma * CHROMA_RANGE + GRAY]
+    return [plane.permute(0, 2, 3, 1).numpy() * unit for plane in planes]
+
+
+def verification_inputs(model: onnx.ModelProto) -> Iterator[Batch]:
+    """Yield batches for a graph, small enough to verify a model within seconds.
+
+    4:2:0 gets the pictures of RGB as BT.709, and noise of its own.
+    """
+    names = [value.name for value in model.graph.input]
+    unit = code_unit(model)
+    rng = np.random.default_rng(20230618)
+    for pixels in _pictures():
+        if len(names) == 1:
+            yield {names[0]: pixels}
+            continue
+        frames = [unpack(samples_to_codes(yuv420_samples(p), "yuv420")) for p in pixels]
+        planes = [
+            np.stack([f.luma for f in frames])[..., None],
+            np.stack([f.chroma for f in frames]),
+        ]
+        if unit > 1:  # fill the low bits, too
+            planes = [p.astype(np.uint16) * unit + rng.integers(0, unit, p.shape) for p in planes]
+            planes = [p.astype(np.uint16) for p in planes]
+        yield dict(zip(names, planes, strict=True))
+    if len(names) > 1:
+        # Codes that video has: noise in all of a code's range is far outside the colours of RGB.
+        ranges = ((16, 236, (2, 48, 64, 1)), (80, 177, (2, 24, 32, 2)))
+        noise = [rng.integers(low * unit, high * unit, shape) for low, high, shape in ranges]
+        dtype = np.uint8 if unit == 1 else np.uint16
+        yield dict(zip(names, (plane.astype(dtype) for plane in noise), strict=True))
+
+
+def _pictures() -> Iterator[NDArray[np.uint8]]:
+    """Yield uint8 RGB ``(N, H, W, 3)``: photographs, noise, gradients, black and white."""
     rng = np.random.default_rng(20230617)
     astronaut, coffee, rocket = (
         getattr(skimage.data, name)() for name in ("astronaut", "coffee", "rocket")

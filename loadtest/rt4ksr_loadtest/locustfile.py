@@ -190,7 +190,8 @@ def check_sizes(options: LoadOptions) -> None:
             if options.tile_px is not None or not loaded:
                 sizes_px = {request_size_px(options, model)}
             for width_px, height_px in sorted(sizes_px):
-                if violation := served.violation((1, height_px, width_px, 3)):
+                shapes = [tensor.shape(1, height_px, width_px) for tensor in served.inputs]
+                if violation := served.violation(shapes):
                     raise LoadTestError(
                         f"{model} does not take frames of {width_px}x{height_px}: {violation}: "
                         "choose --tile-px or another size of frames"

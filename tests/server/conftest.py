@@ -7,7 +7,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import DEFAULT_MODELS, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
 from rt4ksr_server import TritonServer
 from support.entrypoint import KEY, NEWER, OWN, container_flags
 from support.nearest_models import add_endpoints
@@ -90,6 +90,23 @@ def production_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "key").write_text(KEY)
     flags = container_flags(folder, env={"RT4KSR_ADMIN_KEY_FILE": str(folder / "key")})
     return [f"--{name}={value}" for name, value in flags.items() if name not in OWN | NEWER]
+
+
+@pytest.fixture(scope="module")
+def video_server(
+    server_with: ServerFactory, nearest_repository: RepositoryFactory
+) -> Iterator[TritonServer]:
+    """A running server with the nearest-neighbour models for video, of 8 and 16 bits."""
+    specs = [spec for spec in MODELS.values() if spec.content == "video"]
+    with server_with(nearest_repository(specs)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def video_upscaler(video_server: TritonServer) -> Iterator[Upscaler]:
+    """An x2 upscaler of video of 8 bits."""
+    with Upscaler(video_server.grpc_url, model="rt4ksr_x2_video", timeout_s=30) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A server with a model of this project's backend, and one that fails as native ones do."""
     repository = tmp_path_factory.mktemp("repository")
     config = nearest_config(MODELS["rt4ksr_x2"], max_batch_size=2)
-    write_model(repository, config, nearest_graph(2))
+    write_model(repository, config, nearest_graph(MODELS["rt4ksr_x2"]))
     config.name, config.backend = NATIVE, "python"
     (repository / NATIVE / "1").mkdir(parents=True)
     shutil.copy(FAILING_MODEL, repository / NATIVE / "1" / "model.py")
@@ -56,7 +56,8 @@ def transport(request: pytest.FixtureRequest, server: TritonServer) -> Iterator[
 
 
 def upscale(transport: Transport, model: str, batch: Frame) -> Frame:
-    return transport.upscale(transport.served_model(model, Call(20)), batch, Call(20))
+    (upscaled,) = transport.upscale(transport.served_model(model, Call(20)), (batch,), Call(20))
+    return upscaled
 
 
 @pytest.mark.parametrize("model", [OWN, NATIVE])

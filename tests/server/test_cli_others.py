@@ -19,7 +19,7 @@ from rt4ksr_client.errors import Rt4ksrError, ServerUnreachableError, VideoError
 from rt4ksr_client.video import VideoOptions, upscale_video
 from rt4ksr_server import TritonServer
 from support.processes import free_port
-from support.servers import RepositoryFactory, ServerFactory
+from support.servers import RepositoryFactory
 from support.videos import make_video
 
 SERVED = {spec.name for spec in DEFAULT_MODELS.values()}
@@ -108,6 +108,7 @@ def test_a_server_is_started_for_one_call(
 @pytest.mark.parametrize("command", ["video", "compare", "status"])
 def test_every_command_starts_a_server_where_none_runs(
     nearest_server: TritonServer,
+    video_server: TritonServer,
     small: Path,
     monkeypatch: pytest.MonkeyPatch,
     no_server: str,
@@ -116,7 +117,7 @@ def test_every_command_starts_a_server_where_none_runs(
     @contextlib.contextmanager
     def lend_a_running_one(*, models: Sequence[str]) -> Iterator[str]:
         assert set(models) <= set(MODELS)
-        yield nearest_server.grpc_url
+        yield (video_server if command == "video" else nearest_server).grpc_url
 
     monkeypatch.setattr("rt4ksr_client.cli.server.local_server", lend_a_running_one)
     monkeypatch.chdir(small.parent)
@@ -145,30 +146,38 @@ def test_status_of_a_local_server_has_every_model_of_the_repository(
     assert ready == {"rt4ksr_x2", "rt4ksr_x2_video"}
 
 
-def test_video_uses_the_model_for_video_if_the_server_has_it(
-    server_with: ServerFactory,
-    nearest_repository: RepositoryFactory,
-    nearest_server: TritonServer,
-    tmp_path: Path,
+def test_video_uses_the_model_for_the_bits_of_its_source(
+    video_server: TritonServer, tmp_path: Path
+) -> None:
+    for pixel_format, model in (
+        ("yuv420p", "rt4ksr_x2_video"),
+        ("yuv420p10le", "rt4ksr_x2_video16"),
+    ):
+        source = make_video(tmp_path / "in.mp4", frames=2, pixel_format=pixel_format)
+        words = ["video", source, "-o", tmp_path / "out.mp4", "--overwrite", "--json"]
+        result = run(*words, "--url", video_server.grpc_url)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["model"] == model
+
+
+def test_a_server_without_a_model_for_video_is_named(
+    nearest_server: TritonServer, tmp_path: Path
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2)
 
-    def model_used(server: TritonServer, *options: str) -> str:
-        target = tmp_path / "out.mp4"
-        words = ["video", source, "-o", target, "--overwrite", "--json", *options]
-        result = run(*words, "--url", server.grpc_url)
-        assert result.exit_code == 0, result.output
-        return str(json.loads(result.stdout)["model"])
+    result = run("video", source, "--url", nearest_server.grpc_url, "--timeout", "5")
+    other = run("video", source, "--url", nearest_server.grpc_url, "--model", "rt4ksr_x2")
 
-    both = [MODELS["rt4ksr_x2"], MODELS["rt4ksr_x2_video"]]
-    with server_with(nearest_repository(both)) as server:
-        assert model_used(server) == "rt4ksr_x2_video"
-        assert model_used(server, "--model", "rt4ksr_x2") == "rt4ksr_x2"
-    assert model_used(nearest_server) == "rt4ksr_x2"
+    assert "'rt4ksr_x2_video' is not ready" in str(result.exception)
+    assert "'rt4ksr_x2' is for pictures: use rt4ksr_x2_video" in str(other.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_a_video_or_page_that_exists_is_only_replaced_on_demand(
-    nearest_server: TritonServer, small: Path, monkeypatch: pytest.MonkeyPatch
+    nearest_server: TritonServer,
+    video_server: TritonServer,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(small.parent)
     make_video(small.with_name("in.mp4"), frames=2)
@@ -177,12 +186,13 @@ def test_a_video_or_page_that_exists_is_only_replaced_on_demand(
     for name, words in targets.items():
         target = small.with_name(name)
         target.write_text("mine")
+        server = video_server if words[0] == "video" else nearest_server
 
-        kept = run(*words, "--url", nearest_server.grpc_url)
+        kept = run(*words, "--url", server.grpc_url)
         assert isinstance(kept.exception, Rt4ksrError)
         assert f"{name}: the file exists: --overwrite replaces it" in str(kept.exception)
         assert target.read_text() == "mine"
-        assert run(*words, "--url", nearest_server.grpc_url, "--overwrite").exit_code == 0
+        assert run(*words, "--url", server.grpc_url, "--overwrite").exit_code == 0
         assert target.read_bytes() != b"mine"
     assert len(list(small.parent.iterdir())) == 5
 
@@ -197,23 +207,23 @@ def test_a_source_that_is_not_a_file_is_no_video(small: Path) -> None:
 
 
 def test_a_video_that_appears_during_the_work_is_kept(
-    nearest_server: TritonServer, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     source, target = make_video(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4"
 
-    with Upscaler(nearest_server.grpc_url) as upscaler, pytest.raises(VideoError, match="exists"):
+    with pytest.raises(VideoError, match="exists"):
         upscale_video(
             source,
             target,
-            upscaler,
+            video_upscaler,
             VideoOptions(),
             overwrite=False,
             on_progress=lambda progress: target.write_text("mine"),
         )
 
     assert target.read_text() == "mine"
-    with Upscaler(nearest_server.grpc_url) as upscaler, pytest.raises(VideoError, match="exists"):
-        upscale_video(source, target, upscaler, VideoOptions(), overwrite=False)
+    with pytest.raises(VideoError, match="exists"):
+        upscale_video(source, target, video_upscaler, VideoOptions(), overwrite=False)
     assert target.read_text() == "mine"
 
 
@@ -228,11 +238,11 @@ def test_a_demo_replaces_nothing(small: Path) -> None:
 
 
 def test_a_video_is_named_by_the_scale_of_its_model(
-    nearest_server: TritonServer, tmp_path: Path
+    video_server: TritonServer, tmp_path: Path
 ) -> None:
     source = make_video(tmp_path / "in.avi", frames=2)
 
-    result = run("video", source, "--model", "rt4ksr_x3", "--url", nearest_server.grpc_url)
+    result = run("video", source, "--model", "rt4ksr_x3_video", "--url", video_server.grpc_url)
 
     assert result.exit_code == 0, result.output
     assert (tmp_path / "in_x3.mkv").is_file()

@@ -100,7 +100,7 @@ def test_messages_may_exceed_grpcs_default_limit(upscaler: Upscaler) -> None:
 def test_a_batch_is_answered_as_a_batch(transport: Transport) -> None:
     batch = np.stack([noise(6, 10, seed) for seed in range(5)])
 
-    answer = transport.upscale(MODEL, batch, Call(20))
+    (answer,) = transport.upscale(MODEL, (batch,), Call(20))
 
     np.testing.assert_array_equal(answer, batch.repeat(2, axis=1).repeat(2, axis=2))
 
@@ -313,10 +313,10 @@ def test_cancelling_ends_a_call_at_once_and_the_next_one_works(transport: Transp
 
     with pytest.raises(CancelledError):
         for _ in range(1000):
-            transport.upscale(MODEL, batch, Call(60, cancellation))
+            transport.upscale(MODEL, (batch,), Call(60, cancellation))
 
     assert time.monotonic() - begin_s < 5
-    answer = transport.upscale(MODEL, batch[:, :4, :4], Call(20))
+    (answer,) = transport.upscale(MODEL, (batch[:, :4, :4],), Call(20))
     np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
 
 
@@ -325,14 +325,14 @@ def test_a_deadline_too_short_is_an_error_and_the_next_call_works(transport: Tra
 
     with pytest.raises(DeadlineExceededError) as late:
         for _ in range(100):
-            transport.upscale(MODEL, batch, Call(0.02))
+            transport.upscale(MODEL, (batch,), Call(0.02))
     said = str(late.value)
     assert said.startswith(f"{transport.address}: ")
     assert said.count(transport.address) == 1
     # While a region is made known to the server, no model is spoken of yet.
     assert MODEL.name in said or transport.route.transport == "shm"
 
-    answer = transport.upscale(MODEL, batch[:, :4, :4], Call(20))
+    (answer,) = transport.upscale(MODEL, (batch[:, :4, :4],), Call(20))
     np.testing.assert_array_equal(answer[0], doubled(batch[0, :4, :4]))
 
 
@@ -542,7 +542,7 @@ def test_calls_that_wait_when_an_async_client_is_closed_get_an_error_of_ours(
 def test_an_unknown_model_is_an_error_on_every_transport(transport: Transport) -> None:
     nowhere = dataclasses.replace(MODEL, name="nowhere")
     with pytest.raises(ServerError, match="not ready"):
-        transport.upscale(nowhere, noise(4, 4)[np.newaxis], Call(10))
+        transport.upscale(nowhere, (noise(4, 4)[np.newaxis],), Call(10))
 
 
 def test_a_name_for_several_servers_is_resolved_by_grpc(nearest_server: TritonServer) -> None:

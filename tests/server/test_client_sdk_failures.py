@@ -140,7 +140,7 @@ def test_requests_to_a_full_queue_are_retried(
         with open_transport(Connection(url, name)) as transport, ThreadPoolExecutor(8) as threads:
             model = transport.served_model("rt4ksr_x2", Call(30))
             calls = [
-                threads.submit(transport.upscale, model, frame[np.newaxis], Call(30))
+                threads.submit(transport.upscale, model, (frame[np.newaxis],), Call(30))
                 for _ in range(24)
             ]
             refused = [call for call in calls if isinstance(call.exception(), OverloadedError)]

@@ -38,12 +38,11 @@ def enlarged(frame: Frame, scale: int) -> Frame:
 def put(repository: Path, scale: int, parameters: Mapping[str, int] = NO_CHANGE) -> None:
     """Write the model, in place of the one that is there."""
     shutil.rmtree(repository / NAME, ignore_errors=True)
-    config: ModelConfig = nearest_config(
-        dataclasses.replace(MODELS["rt4ksr_x2"], name=NAME, scale=scale)
-    )
+    spec = dataclasses.replace(MODELS["rt4ksr_x2"], name=NAME, scale=scale)
+    config: ModelConfig = nearest_config(spec)
     for key, value in parameters.items():
         config.parameters[key].string_value = str(value)
-    write_model(repository, config, nearest_graph(scale))
+    write_model(repository, config, nearest_graph(spec))
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_a_deadline_ends_an_encoded_call(way: tuple[str, TransportName], photo: 
         open_transport(Connection(url, name, "encoded")) as transport,
         pytest.raises(DeadlineExceededError),
     ):
-        transport.upscale(model, np.stack([photo[:210, :300]]), Call(0.001))
+        transport.upscale(model, (np.stack([photo[:210, :300]]),), Call(0.001))
 
 
 def test_the_error_names_the_endpoint_that_a_server_lacks(

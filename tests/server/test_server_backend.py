@@ -66,7 +66,7 @@ def queueing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton
     config = nearest_config(X2)
     config.dynamic_batching.preferred_batch_size.append(4)
     config.dynamic_batching.max_queue_delay_microseconds = 3_000_000
-    write_model(repository, config, nearest_graph(X2.scale))
+    write_model(repository, config, nearest_graph(X2))
     with TritonServer(repository) as server:
         yield server
 
@@ -192,7 +192,7 @@ def load_errors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         config = nearest_config(X2)
         config.name = name
         spoil(config)
-        write_model(repository, config, nearest_graph(X2.scale))
+        write_model(repository, config, nearest_graph(X2))
     _write_model_with_a_fixed_batch(repository)
     flags = ("--exit-on-error=false", "--strict-readiness=false")
     with (
@@ -203,7 +203,7 @@ def load_errors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def _write_model_with_a_fixed_batch(repository: Path) -> None:
-    graph = nearest_graph(X2.scale)
+    graph = nearest_graph(X2)
     for tensor in (*graph.graph.input, *graph.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_value = 1
     config = nearest_config(X2)
@@ -230,7 +230,7 @@ def test_threads_instances_and_file_name_come_from_the_config(tmp_path: Path) ->
         config.instance_group[0].count = 2
         config.instance_group[0].kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
         config.parameters["intra_op_thread_count"].string_value = str(threads)
-        write_model(tmp_path, config, nearest_graph(X2.scale))
+        write_model(tmp_path, config, nearest_graph(X2))
         (tmp_path / name / "1" / "model.onnx").rename(tmp_path / name / "1" / "graph.onnx")
     with TritonServer(tmp_path) as server:
         counts: dict[str, list[int]] = {"one": [], "four": []}
@@ -263,7 +263,7 @@ def test_a_frame_larger_than_clients_send_leaves_its_memory_to_others(
 def test_an_input_may_be_narrower_than_the_graph(tmp_path: Path) -> None:
     config = nearest_config(X2)
     config.input[0].dims[0] = 4
-    write_model(tmp_path, config, nearest_graph(X2.scale))
+    write_model(tmp_path, config, nearest_graph(X2))
     with TritonServer(tmp_path) as server:
         image = noise(1, 4, 6, 3)
         assert np.array_equal(infer(server, X2.name, image), nearest(image, 2))

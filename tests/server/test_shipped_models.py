@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,8 +22,9 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
     WrongScaleError,
 )
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.frames import Frame, Yuv420
 from rt4ksr_client.transports import open_transport
+from rt4ksr_export.colours import samples_to_codes, unpack, yuv420_samples
 from rt4ksr_server import TritonServer
 from support.servers import ServerFactory
 
@@ -35,7 +37,11 @@ def server(server_with: ServerFactory, root: Path) -> Iterator[TritonServer]:
         yield running
 
 
-@pytest.fixture(params=MODELS.values(), ids=list(MODELS))
+PICTURES = {name: spec for name, spec in MODELS.items() if spec.colours == "rgb"}
+VIDEO = {name: spec for name, spec in MODELS.items() if spec.colours == "yuv420"}
+
+
+@pytest.fixture(params=PICTURES.values(), ids=list(PICTURES))
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     model: ModelSpec = request.param
     return model
@@ -63,6 +69,29 @@ def test_a_served_photograph_is_what_the_graph_gives_in_process(
     frame = np.asarray(Image.open(photograph))[200:400, 300:560]
 
     np.testing.assert_array_equal(upscaler.upscale(frame), in_process(root, spec, frame))
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_served_planes_are_what_the_graph_gives_in_process(
+    server: TritonServer, name: str, root: Path, photograph: Path
+) -> None:
+    pixels = np.asarray(Image.open(photograph))[200:400, 300:560]
+    frame = unpack(samples_to_codes(yuv420_samples(pixels), "yuv420"))
+    if VIDEO[name].bits == 16:
+        wide: list[Any] = [p.astype(np.uint16) << 8 | 37 for p in (frame.luma, frame.chroma)]
+        frame = Yuv420(*wide)
+    session = onnxruntime.InferenceSession(
+        root / "model_repository" / name / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    planes = {"luma": frame.luma[np.newaxis, ..., np.newaxis], "chroma": frame.chroma[np.newaxis]}
+
+    with Upscaler(server.grpc_url, model=name) as upscaler:
+        upscaled = upscaler.upscale(frame)
+
+    luma, chroma = session.run(None, planes)
+    assert upscaled.luma.dtype == frame.luma.dtype
+    np.testing.assert_array_equal(upscaled.luma, luma[0, ..., 0])
+    np.testing.assert_array_equal(upscaled.chroma, chroma[0])
 
 
 def test_a_side_longer_than_a_request_may_have_makes_no_difference(
@@ -166,8 +195,8 @@ def test_an_odd_tensor_from_another_client_is_rejected_and_the_server_survives(
     with open_transport(Connection(server.grpc_url, "grpc")) as transport:
         model = transport.served_model(spec.name, Call(20))
         with pytest.raises(InvalidRequestError, match=spec.name):
-            transport.upscale(model, np.zeros((1, 5, 4, 3), np.uint8), Call(20))
-        answer = transport.upscale(model, np.zeros((1, 4, 4, 3), np.uint8), Call(20))
+            transport.upscale(model, (np.zeros((1, 5, 4, 3), np.uint8),), Call(20))
+        (answer,) = transport.upscale(model, (np.zeros((1, 4, 4, 3), np.uint8),), Call(20))
     assert answer.shape == (1, 4 * spec.scale, 4 * spec.scale, 3)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from rt4ksr_client import Upscaler
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.video import VideoOptions, upscale_video
+from rt4ksr_client.video.colours import ColourTags
 from rt4ksr_client.video.decoding import nothing_lost
+from rt4ksr_client.video.planes import from_video_frame
 from rt4ksr_server import TritonServer
 from support.videos import (
     COLOUR,
@@ -40,11 +43,11 @@ pytestmark = pytest.mark.server
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
 def test_every_frame_keeps_its_time_at_a_variable_frame_rate(
-    upscaler: Upscaler, tmp_path: Path, suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str
 ) -> None:
     source = make_video(tmp_path / f"in.{suffix}", when=uneven)
 
-    done = upscale_video(source, tmp_path / f"out.{suffix}", upscaler, FAST)
+    done = upscale_video(source, tmp_path / f"out.{suffix}", video_upscaler, FAST)
 
     assert done.done == 30
     assert seconds(tmp_path / f"out.{suffix}") == seconds(source)
@@ -53,12 +56,12 @@ def test_every_frame_keeps_its_time_at_a_variable_frame_rate(
 
 @pytest.mark.parametrize("preset", ["ultrafast", "medium"])
 def test_times_are_exact_across_segments_with_reordered_frames(
-    upscaler: Upscaler, tmp_path: Path, preset: str
+    video_upscaler: Upscaler, tmp_path: Path, preset: str
 ) -> None:
     source = make_video(tmp_path / "in.mp4", when=uneven, draw=counted)
     options = VideoOptions(preset=preset, segment_frames=7)
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, options)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, options)
 
     assert seconds(tmp_path / "out.mp4") == seconds(source)
     levels = [int(centre(frame)[0]) for frame in decoded(tmp_path / "out.mp4")]
@@ -67,35 +70,123 @@ def test_times_are_exact_across_segments_with_reordered_frames(
 
 @pytest.mark.parametrize("levels", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", [6, 1], ids=["BT.601", "BT.709"])
-def test_colours_are_kept_and_tagged_bt709(
-    upscaler: Upscaler, tmp_path: Path, matrix: int, levels: int
+def test_colours_and_their_tags_stay_what_they_are(
+    video_upscaler: Upscaler, tmp_path: Path, matrix: int, levels: int
 ) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=3, colour=(matrix, levels))
+    source = make_video(
+        tmp_path / "in.mp4", frames=3, colour=(matrix, levels), transfer=matrix, primaries=matrix
+    )
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     frame = decoded(tmp_path / "out.mp4")[0]
-    assert (int(frame.colorspace), int(frame.color_range)) == (1, 1)
+    assert (int(frame.colorspace), int(frame.color_range)) == (matrix, levels)
+    assert (int(frame.color_trc), int(frame.color_primaries)) == (matrix, matrix)
     assert np.abs(centre(frame) - COLOUR).max() <= 3
 
 
-def test_untagged_sd_is_taken_for_bt601(upscaler: Upscaler, tmp_path: Path) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=2, colour=(2, 1))
+def test_untagged_sd_is_taken_for_bt601_and_tagged(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=2, colour=(2, 1), transfer=2, primaries=2)
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
-    assert np.abs(centre(decoded(tmp_path / "out.mp4")[0]) - COLOUR).max() <= 3
+    frame = decoded(tmp_path / "out.mp4")[0]
+    tags = frame.colorspace, frame.color_primaries, frame.color_trc
+    assert [int(tag) for tag in tags] == [6, 6, 6]
+    assert np.abs(centre(frame) - COLOUR).max() <= 3
+
+
+HDR10 = {
+    "x265-params": "log-level=none:hdr10=1:max-cll=1000,400:master-display="
+    "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)",
+    "chroma_sample_location": "topleft",
+}
+
+
+def codes(frame: Any) -> npt.NDArray[np.int64]:
+    """Luma, as it is stored."""
+    return np.asarray(from_video_frame(frame).luma).astype(np.int64)
+
+
+def tags_of(path: Path) -> ColourTags:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return ColourTags.of(next(container.decode(stream)), stream, path)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "out_format", "codec"),
+    [
+        ("yuv420p10le", "yuv420p10le", "hevc"),
+        ("yuv420p12le", "yuv420p12le", "hevc"),
+        ("yuv422p10le", "yuv420p10le", "hevc"),
+        ("yuv444p", "yuv420p", "h264"),
+        ("yuv420p", "yuv420p", "h264"),
+    ],
+)
+@pytest.mark.parametrize("tags", [(9, 9, 16), (9, 9, 18)], ids=["PQ", "HLG"])
+def test_depth_and_hdr_stay_what_they_are(
+    video_server: TritonServer,
+    tmp_path: Path,
+    pixel_format: str,
+    out_format: str,
+    codec: str,
+    tags: tuple[int, int, int],
+) -> None:
+    matrix, primaries, transfer = tags
+    source = make_video(
+        tmp_path / "in.mkv",
+        frames=3,
+        codec="libx265",
+        encoder=HDR10,
+        pixel_format=pixel_format,
+        colour=(matrix, 1),
+        primaries=primaries,
+        transfer=transfer,
+    )
+    model = "rt4ksr_x2_video16" if "1" in pixel_format[-4:] else "rt4ksr_x2_video"
+
+    said = nullcontext() if codec == "hevc" else pytest.warns(PictureWarning, match="HDR10")
+    with said, Upscaler(video_server.grpc_url, model=model) as upscaler:
+        upscale_video(source, tmp_path / "out.mkv", upscaler, VideoOptions(crf=4))
+
+    before, after = (decoded(tmp_path / name)[0] for name in ("in.mkv", "out.mkv"))
+    assert after.format.name == out_format
+    for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+        assert getattr(after, name) == getattr(before, name)
+    was, kept = tags_of(source), tags_of(tmp_path / "out.mkv")
+    assert was.mastering_display == HDR10["x265-params"].rpartition("=")[2]
+    if codec == "hevc":
+        assert replace(kept, chroma_location=was.chroma_location) == was
+    if "420" in pixel_format:
+        assert kept.chroma_location == was.chroma_location == "topleft"
+    steps = np.abs(codes(after)[16:-16:2, 16:-16:2] - codes(before)[8:-8, 8:-8])
+    one_code = 1 if codec == "h264" else 64
+    assert steps.max() <= 2 * one_code
+
+
+def test_10_bits_for_a_model_of_8_become_8(video_upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=2, pixel_format="yuv420p10le")
+
+    with pytest.warns(PictureWarning, match="10 bits a value: upscaled with 8"):
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
+
+    frame = decoded(tmp_path / "out.mp4")[0]
+    assert frame.format.name == "yuv420p"
+    assert np.abs(centre(frame) - COLOUR).max() <= 3
 
 
 def test_interlaced_video_is_rejected_unless_deinterlaced(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     fields = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
     source = make_video(tmp_path / "in.mp4", frames=10, draw=counted, encoder=fields)
 
     with pytest.raises(VideoError, match="--deinterlace"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
-    upscale_video(source, tmp_path / "out.mp4", upscaler, VideoOptions(deinterlace=True))
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, VideoOptions(deinterlace=True))
 
     assert not any(frame.interlaced_frame for frame in decoded(tmp_path / "out.mp4"))
     assert seconds(tmp_path / "out.mp4") == seconds(source)
@@ -103,7 +194,7 @@ def test_interlaced_video_is_rejected_unless_deinterlaced(
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 def test_rotation_is_applied_as_players_do(
-    upscaler: Upscaler, tmp_path: Path, rotation: int
+    video_upscaler: Upscaler, tmp_path: Path, rotation: int
 ) -> None:
     def top_left_is_white(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         frame = np.zeros((size[1], size[0], 3), np.uint8)
@@ -117,7 +208,7 @@ def test_rotation_is_applied_as_players_do(
     stored = top_left_is_white(0, (64, 32))
     expected = np.rot90(stored, decoded(source)[0].rotation // 90).repeat(2, 0).repeat(2, 1)
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     frame = decoded(tmp_path / "out.mp4")[0]
     assert frame.rotation == 0
@@ -126,22 +217,22 @@ def test_rotation_is_applied_as_players_do(
     assert np.abs(shown - expected).mean() < 3
 
 
-def test_the_pixel_aspect_ratio_is_kept(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_the_pixel_aspect_ratio_is_kept(video_upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2, aspect=Fraction(16, 11))
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
 
 
 def test_odd_sizes_are_padded_to_what_420_can_hold(
-    nearest_server: TritonServer, tmp_path: Path
+    video_server: TritonServer, tmp_path: Path
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2, size=(63, 47), pixel_format="yuv444p")
 
-    with Upscaler(nearest_server.grpc_url, scale=3) as upscaler:
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    with Upscaler(video_server.grpc_url, model="rt4ksr_x3_video") as video_upscaler:
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     assert (decoded(tmp_path / "out.mp4")[0].width, decoded(tmp_path / "out.mp4")[0].height) == (
         190,
@@ -149,36 +240,11 @@ def test_odd_sizes_are_padded_to_what_420_can_hold(
     )
 
 
-def test_10_bit_video_is_upscaled_in_8_bits_with_a_warning(
-    upscaler: Upscaler, tmp_path: Path
-) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=2, pixel_format="yuv420p10le")
-
-    with pytest.warns(PictureWarning, match="10 bits"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
-
-    assert np.abs(centre(decoded(tmp_path / "out.mp4")[0]) - COLOUR).max() <= 3
-
-
-@pytest.mark.parametrize(
-    ("tags", "word"),
-    [({"transfer": 16}, "PQ"), ({"transfer": 18}, "HLG"), ({"primaries": 9}, "BT.2020")],
-)
-def test_hdr_and_wide_gamut_are_rejected(
-    upscaler: Upscaler, tmp_path: Path, tags: dict[str, Any], word: str
-) -> None:
-    source = make_video(tmp_path / "in.mp4", frames=2, **tags)
-
-    with pytest.raises(VideoError, match=word):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
-    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
-
-
-def test_a_part_starts_at_zero_with_its_sound(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_a_part_starts_at_zero_with_its_sound(video_upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", frames=100, sound=True, draw=counted)
     options = VideoOptions(preset="ultrafast", start_s=1.0, end_s=3.0)
 
-    done = upscale_video(source, tmp_path / "out.mp4", upscaler, options)
+    done = upscale_video(source, tmp_path / "out.mp4", video_upscaler, options)
 
     assert done.done == 50
     times = seconds(tmp_path / "out.mp4")
@@ -189,7 +255,7 @@ def test_a_part_starts_at_zero_with_its_sound(upscaler: Upscaler, tmp_path: Path
     assert 1.9 < tone[-1][0] < 2.0
 
 
-def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_subtitles_chapters_and_metadata_are_kept(video_upscaler: Upscaler, tmp_path: Path) -> None:
     plain_video = make_video(tmp_path / "plain.mkv", frames=50)
     captions = tmp_path / "captions.srt"
     captions.write_text("1\n00:00:00,500 --> 00:00:01,500\nHello\n")
@@ -221,7 +287,7 @@ def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: 
                     packet.stream = stream
                     output.mux(packet)
 
-    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     with av.open(str(tmp_path / "out.mkv")) as result:
         assert result.metadata["title"] == "A talk"
@@ -231,12 +297,12 @@ def test_subtitles_chapters_and_metadata_are_kept(upscaler: Upscaler, tmp_path: 
 
 
 def test_the_log_names_what_is_read_copied_and_written(
-    upscaler: Upscaler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    video_upscaler: Upscaler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=10, sound=True)
 
     with caplog.at_level("INFO", "rt4ksr_client.video"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     messages = "\n".join(caplog.messages)
     assert "in.mp4: h264, 64x48, 25 frames/s, 0.4 s" in messages
@@ -247,35 +313,37 @@ def test_the_log_names_what_is_read_copied_and_written(
 
 @pytest.mark.parametrize("content", [b"", b"not a video" * 50])
 def test_a_file_that_is_not_a_video_is_rejected(
-    upscaler: Upscaler, tmp_path: Path, content: bytes
+    video_upscaler: Upscaler, tmp_path: Path, content: bytes
 ) -> None:
     source = tmp_path / "in.mp4"
     source.write_bytes(content)
 
     with pytest.raises(VideoError, match="cannot be read as a video"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_a_truncated_source_is_reported(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_a_truncated_source_is_reported(video_upscaler: Upscaler, tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", frames=60, draw=counted)
     whole = source.read_bytes()
     source.write_bytes(whole[: len(whole) * 2 // 3])
 
     with pytest.warns(PictureWarning, match="ends early"):
-        upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
 
-def test_an_unknown_format_is_rejected_before_the_work(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_an_unknown_format_is_rejected_before_the_work(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     source = make_video(tmp_path / "in.mp4", frames=2)
 
     with pytest.raises(VideoError, match=r"\.mkv"):
-        upscale_video(source, tmp_path / "out.xyz", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.xyz", video_upscaler, FAST)
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".h264"])
 def test_frames_without_usable_times_come_out_in_order(
-    upscaler: Upscaler, tmp_path: Path, suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str
 ) -> None:
     fields = {"bf": "3", "b_strategy": "0"}
     source = make_video(tmp_path / "in.h264", frames=40, draw=numbered, encoder=fields)
@@ -283,7 +351,7 @@ def test_frames_without_usable_times_come_out_in_order(
         source = stored_without_times(source, tmp_path / "in.avi")
     options = VideoOptions(preset="ultrafast", segment_frames=16, fps=Fraction(25))
 
-    done = upscale_video(source, tmp_path / "out.mp4", upscaler, options)
+    done = upscale_video(source, tmp_path / "out.mp4", video_upscaler, options)
 
     assert done.done == 40
     frames = decoded(tmp_path / "out.mp4")
@@ -291,11 +359,13 @@ def test_frames_without_usable_times_come_out_in_order(
     assert seconds(tmp_path / "out.mp4") == [Fraction(index, 25) for index in range(40)]
 
 
-def test_picture_and_sound_of_joined_recordings_run_on(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_picture_and_sound_of_joined_recordings_run_on(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     recordings = [make_video(tmp_path / f"{name}.ts", sound=True) for name in (1, 2)]
     source = joined(tmp_path / "in.ts", *recordings)
     with pytest.warns(PictureWarning, match="times step back, moved: 1"):
-        upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     times = seconds(tmp_path / "out.mkv")
     assert len(times) == 60
@@ -306,7 +376,7 @@ def test_picture_and_sound_of_joined_recordings_run_on(upscaler: Upscaler, tmp_p
 
 
 def test_nothing_is_replaced_by_a_file_with_too_few_frames(
-    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video_upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = make_video(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     target.write_bytes(b"before")
@@ -317,13 +387,15 @@ def test_nothing_is_replaced_by_a_file_with_too_few_frames(
     monkeypatch.setattr("rt4ksr_client.video.muxer.nothing_lost", one_more)
 
     with pytest.raises(VideoError, match="30 of 31 frames"):
-        upscale_video(source, target, upscaler, FAST)
+        upscale_video(source, target, video_upscaler, FAST)
 
     assert target.read_bytes() == b"before"
     assert (tmp_path / ".out.mp4.parts" / "000000.json").exists()
 
 
-def test_damaged_sound_is_left_out_and_the_rest_kept(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_damaged_sound_is_left_out_and_the_rest_kept(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     source = make_video(tmp_path / "in.ts", frames=50, sound=True)
     content, dice = bytearray(source.read_bytes()), random.Random(2)
     for _ in range(20):
@@ -331,7 +403,7 @@ def test_damaged_sound_is_left_out_and_the_rest_kept(upscaler: Upscaler, tmp_pat
     source.write_bytes(content)
 
     with pytest.warns(PictureWarning, match="damaged packets of other streams skipped"):
-        done = upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+        done = upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     assert len(decoded(tmp_path / "out.mkv")) == done.done >= 45
     assert len(sound_of(tmp_path / "out.mkv")) >= 60
@@ -339,7 +411,7 @@ def test_damaged_sound_is_left_out_and_the_rest_kept(upscaler: Upscaler, tmp_pat
 
 @pytest.mark.parametrize("flag", [0, 1])
 def test_the_flag_of_the_default_video_is_kept(
-    upscaler: Upscaler, tmp_path: Path, flag: int
+    video_upscaler: Upscaler, tmp_path: Path, flag: int
 ) -> None:
     videos = [make_video(tmp_path / f"{n}.mp4", encoder={"bf": "0"}) for n in "ab"]
     source = tmp_path / "in.mkv"
@@ -355,7 +427,7 @@ def test_the_flag_of_the_default_video_is_kept(
                     packet.stream = stream
                     output.mux(packet)
 
-    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     with av.open(str(tmp_path / "out.mkv")) as result:
         found = [(s.width, bool(s.disposition & 1)) for s in result.streams.video]

@@ -71,10 +71,12 @@ def with_extras(
     return path
 
 
-def upscaled(source: Path, target: Path, upscaler: Upscaler, options: VideoOptions = FAST) -> Path:
+def upscaled(
+    source: Path, target: Path, video_upscaler: Upscaler, options: VideoOptions = FAST
+) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PictureWarning)
-        upscale_video(source, target, upscaler, options)
+        upscale_video(source, target, video_upscaler, options)
     return target
 
 
@@ -89,19 +91,21 @@ def covers(path: Path) -> list[bytes]:
     ("source", "target"), [("mp4", "mp4"), ("mp4", "mkv"), ("mkv", "mp4"), ("mkv", "mkv")]
 )
 def test_a_cover_is_kept(
-    upscaler: Upscaler, tmp_path: Path, source: str, target: str, kind: str
+    video_upscaler: Upscaler, tmp_path: Path, source: str, target: str, kind: str
 ) -> None:
     path = with_extras(tmp_path / f"in.{source}", cover=kind)
     options = VideoOptions(preset="ultrafast", start_s=0.4)
 
-    assert covers(upscaled(path, tmp_path / f"out.{target}", upscaler)) == [picture(kind)]
-    assert covers(upscaled(path, tmp_path / f"part.{target}", upscaler, options)) == [picture(kind)]
+    assert covers(upscaled(path, tmp_path / f"out.{target}", video_upscaler)) == [picture(kind)]
+    assert covers(upscaled(path, tmp_path / f"part.{target}", video_upscaler, options)) == [
+        picture(kind)
+    ]
 
 
-def test_fonts_are_kept_in_matroska(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_fonts_are_kept_in_matroska(video_upscaler: Upscaler, tmp_path: Path) -> None:
     source = with_extras(tmp_path / "in.mkv", cover="jpeg", font=True)
 
-    target = upscaled(source, tmp_path / "out.mkv", upscaler)
+    target = upscaled(source, tmp_path / "out.mkv", video_upscaler)
 
     with av.open(str(target)) as container:
         [font] = container.streams.attachments
@@ -111,7 +115,7 @@ def test_fonts_are_kept_in_matroska(upscaler: Upscaler, tmp_path: Path) -> None:
 
 
 def test_what_a_format_cannot_hold_is_named_before_the_work(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     source = with_extras(
         tmp_path / "in.mkv", cover="jpeg", font=True, tags={"DIRECTOR": "me", "title": "T"}
@@ -119,7 +123,7 @@ def test_what_a_format_cannot_hold_is_named_before_the_work(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        upscale_video(source, tmp_path / "out.mov", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mov", video_upscaler, FAST)
 
     said = "\n".join(str(warning.message) for warning in caught)
     assert "cannot hold cover picture stream 2 (mjpeg): left out" in said
@@ -136,10 +140,10 @@ APPLE = {
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mp4", "mkv"])
-def test_tags_of_phones_are_kept(upscaler: Upscaler, tmp_path: Path, suffix: str) -> None:
+def test_tags_of_phones_are_kept(video_upscaler: Upscaler, tmp_path: Path, suffix: str) -> None:
     source = with_extras(tmp_path / "in.mov", tags=APPLE)
 
-    target = upscaled(source, tmp_path / f"out.{suffix}", upscaler)
+    target = upscaled(source, tmp_path / f"out.{suffix}", video_upscaler)
 
     with av.open(str(target)) as container:
         found = {key.lower(): value for key, value in container.metadata.items()}
@@ -149,7 +153,7 @@ def test_tags_of_phones_are_kept(upscaler: Upscaler, tmp_path: Path, suffix: str
 @pytest.mark.parametrize("source", ["mp4", "mkv"])
 @pytest.mark.parametrize("target", ["mp4", "mkv"])
 def test_titles_flags_and_chapters_are_kept(
-    upscaler: Upscaler, tmp_path: Path, source: str, target: str
+    video_upscaler: Upscaler, tmp_path: Path, source: str, target: str
 ) -> None:
     tags = {"title": "A talk", "artist": "Me"}
     flags = 1 | 8  # default, comment
@@ -157,7 +161,7 @@ def test_titles_flags_and_chapters_are_kept(
         tmp_path / f"in.{source}", tags=tags, title="Comments", flags=flags, chapter=True
     )
 
-    with av.open(str(upscaled(path, tmp_path / f"out.{target}", upscaler))) as container:
+    with av.open(str(upscaled(path, tmp_path / f"out.{target}", video_upscaler))) as container:
         found = {key.lower(): value for key, value in container.metadata.items()}
         assert tags.items() <= found.items()
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]

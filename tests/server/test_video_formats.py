@@ -47,17 +47,17 @@ SUFFIXES = (".mkv", ".webm", ".mp4", ".m4v", ".mov")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("codec", HELD)
 def test_every_encoder_works_in_every_container_or_is_rejected_before_the_work(
-    upscaler: Upscaler, tmp_path: Path, codec: str, suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, codec: str, suffix: str
 ) -> None:
     source, target = make_video(tmp_path / "in.mp4", frames=4, when=uneven), tmp_path / f"o{suffix}"
     options = VideoOptions(codec=codec, segment_frames=3)
     if suffix not in HELD[codec]:
         with pytest.raises(VideoError, match=r"cannot hold .*: try \.mkv"):
-            upscale_video(source, target, upscaler, options, on_progress=no_frame)
+            upscale_video(source, target, video_upscaler, options, on_progress=no_frame)
         assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
         return
 
-    upscale_video(source, target, upscaler, options)
+    upscale_video(source, target, video_upscaler, options)
 
     frames = decoded(target)
     assert [(frame.width, frame.height) for frame in frames] == [(128, 96)] * 4
@@ -83,14 +83,14 @@ def no_frame(progress: Progress) -> None:
     ids=["preset", "pixel format", "h264_nvenc", "hevc_nvenc"],
 )
 def test_an_encoder_that_does_not_work_is_named_before_the_work(
-    upscaler: Upscaler, tmp_path: Path, options: VideoOptions
+    video_upscaler: Upscaler, tmp_path: Path, options: VideoOptions
 ) -> None:
     if options.codec not in HELD and Path("/dev/nvidiactl").exists():
         pytest.skip("there is an NVIDIA driver, so this encoder may work")
     source = make_video(tmp_path / "in.mp4", frames=2)
 
-    with pytest.raises(VideoError, match=rf"^{options.codec}: .*try another --codec"):
-        upscale_video(source, tmp_path / "out.mkv", upscaler, options, on_progress=no_frame)
+    with pytest.raises(VideoError, match=rf"^{options.codec or 'libx264'}: .*try another --codec"):
+        upscale_video(source, tmp_path / "out.mkv", video_upscaler, options, on_progress=no_frame)
 
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -98,7 +98,7 @@ def test_an_encoder_that_does_not_work_is_named_before_the_work(
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".mov"])
 @pytest.mark.parametrize(("timecode", "later"), [("01:02:03:04", "01:02:04:04")])
 def test_a_time_code_is_kept(
-    upscaler: Upscaler, tmp_path: Path, suffix: str, timecode: str, later: str
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str, timecode: str, later: str
 ) -> None:
     def with_timecode(container: Any) -> None:
         container.streams.video[0].metadata["timecode"] = timecode
@@ -109,8 +109,8 @@ def test_a_time_code_is_kept(
     if suffix == ".webm":
         options = replace(options, codec="libvpx-vp9", preset=None)
 
-    upscale_video(source, tmp_path / f"out{suffix}", upscaler, options)
-    upscale_video(source, tmp_path / f"all{suffix}", upscaler, replace(options, start_s=None))
+    upscale_video(source, tmp_path / f"out{suffix}", video_upscaler, options)
+    upscale_video(source, tmp_path / f"all{suffix}", video_upscaler, replace(options, start_s=None))
 
     for name, expected in (("all", timecode), ("out", later)):
         with av.open(str(tmp_path / f"{name}{suffix}")) as container:
@@ -120,25 +120,29 @@ def test_a_time_code_is_kept(
 
 @pytest.mark.parametrize("source_suffix", [".mkv", ".ts", ".mp4"])
 def test_matroska_declares_a_rate_that_is_constant(
-    upscaler: Upscaler, tmp_path: Path, source_suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, source_suffix: str
 ) -> None:
     def ntsc(index: int) -> int:
         return index * 3003
 
     source = make_video(tmp_path / f"in{source_suffix}", frames=40, when=ntsc)
-    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
     with av.open(str(tmp_path / "out.mkv")) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == pytest.approx(Fraction(30000, 1001))
         assert stream.guessed_rate == stream.average_rate
 
 
-def test_matroska_declares_no_rate_where_it_varies(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_matroska_declares_no_rate_where_it_varies(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     def slides(index: int) -> int:
         return [0, 90000, 450000, 540000, 1000000][index]
 
     source = make_video(tmp_path / "in.mp4", frames=5, when=slides)
-    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)  # it does not end early, either
+    upscale_video(
+        source, tmp_path / "out.mkv", video_upscaler, FAST
+    )  # it does not end early, either
     assert default_duration(tmp_path / "out.mkv") is None
     assert [round(float(time), 2) for time in seconds(tmp_path / "out.mkv")] == [0, 1, 5, 6, 11.11]
 
@@ -151,7 +155,7 @@ def default_duration(path: Path) -> int | None:
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_another_video_with_reordered_frames_is_copied(
-    upscaler: Upscaler, tmp_path: Path, suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str
 ) -> None:
     reordered = {"bf": "3", "b_strategy": "0"}
     made = [
@@ -160,7 +164,7 @@ def test_another_video_with_reordered_frames_is_copied(
     ]
     source = muxed(tmp_path / "in.mkv", *made)
 
-    upscale_video(source, tmp_path / f"out{suffix}", upscaler, FAST)
+    upscale_video(source, tmp_path / f"out{suffix}", video_upscaler, FAST)
 
     with av.open(str(tmp_path / f"out{suffix}")) as container:
         copied = list(container.decode(video=1))
@@ -171,15 +175,15 @@ def test_another_video_with_reordered_frames_is_copied(
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_a_recording_that_begins_late_begins_at_zero(
-    upscaler: Upscaler, tmp_path: Path, suffix: str
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str
 ) -> None:
     def late(index: int) -> int:
         return 20 * 3600 * 90000 + steady(index)
 
     source = make_video(tmp_path / "in.ts", frames=25, when=late)
     options = VideoOptions(preset="ultrafast", start_s=0.4)
-    upscale_video(source, tmp_path / f"out{suffix}", upscaler, FAST)
-    upscale_video(source, tmp_path / f"part{suffix}", upscaler, options)
+    upscale_video(source, tmp_path / f"out{suffix}", video_upscaler, FAST)
+    upscale_video(source, tmp_path / f"part{suffix}", video_upscaler, options)
 
     for name, frames in (("out", 25), ("part", 15)):
         times = [float(time) for time in seconds(tmp_path / f"{name}{suffix}")]
@@ -187,19 +191,19 @@ def test_a_recording_that_begins_late_begins_at_zero(
 
 
 def test_sound_that_is_longer_than_the_picture_is_no_file_that_ends_early(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     picture = make_video(tmp_path / "short.mp4", frames=5)
     sound = make_video(tmp_path / "long.mp4", frames=75, sound=True)
     source = muxed(tmp_path / "in.mkv", picture, sound, kinds=("video", "audio"))
 
-    upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     assert len(sound_of(tmp_path / "out.mkv")) == len(sound_of(sound))
 
 
 def test_a_stream_that_begins_in_the_middle_is_left_out_with_a_warning(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     def noise(index: int, size: tuple[int, int]) -> Any:
         drawn = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3))
@@ -225,13 +229,13 @@ def test_a_stream_that_begins_in_the_middle_is_left_out_with_a_warning(
     with pytest.warns(
         PictureWarning, match="audio that begins in the middle of the file: left out"
     ):
-        done = upscale_video(source, tmp_path / "out.mkv", upscaler, FAST)
+        done = upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST)
 
     assert done.done == len(decoded(tmp_path / "out.mkv")) == 45
 
 
 def test_upscaled_frames_are_used_for_another_container_after_an_error(
-    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video_upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_video(tmp_path / "in.mp4", frames=12)
 
@@ -243,8 +247,8 @@ def test_upscaled_frames_are_used_for_another_container_after_an_error(
     with monkeypatch.context() as patch:
         patch.setattr("rt4ksr_client.video.muxer.nothing_lost", failing)
         with pytest.raises(VideoError, match=r"broken: .* used with: -o .*out\.mkv --resume"):
-            upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
-    done = upscale_video(source, tmp_path / "out.mkv", upscaler, FAST, resume=True)
+            upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
+    done = upscale_video(source, tmp_path / "out.mkv", video_upscaler, FAST, resume=True)
 
     assert (done.done, done.resumed) == (12, 12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mkv"]
@@ -252,7 +256,7 @@ def test_upscaled_frames_are_used_for_another_container_after_an_error(
 
 
 def test_a_run_that_interlacing_stopped_continues_with_deinterlacing(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     def later(index: int) -> int:
         return steady(index + 25)
@@ -266,9 +270,9 @@ def test_a_run_that_interlacing_stopped_continues_with_deinterlacing(
     # A number of frames keeps the run from looking at all of the file beforehand.
     options = replace(FAST, segment_frames=5, frames=45)
     with pytest.raises(VideoError, match="add --deinterlace"):
-        upscale_video(source, tmp_path / "out.mkv", upscaler, options)
+        upscale_video(source, tmp_path / "out.mkv", video_upscaler, options)
     options = replace(options, deinterlace=True)
-    done = upscale_video(source, tmp_path / "out.mkv", upscaler, options, resume=True)
+    done = upscale_video(source, tmp_path / "out.mkv", video_upscaler, options, resume=True)
 
     assert done.done == 45
     assert done.resumed >= 15
@@ -276,7 +280,9 @@ def test_a_run_that_interlacing_stopped_continues_with_deinterlacing(
     assert numbers(frames) == [*range(25), *range(20)]
 
 
-def test_frames_hidden_by_an_edit_list_are_counted(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_frames_hidden_by_an_edit_list_are_counted(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     def begin_at_frame_2(packet: Any) -> None:
         packet.pts -= 2 * 3600
         packet.dts -= 2 * 3600
@@ -285,14 +291,14 @@ def test_frames_hidden_by_an_edit_list_are_counted(upscaler: Upscaler, tmp_path:
     source = muxed(tmp_path / "in.mp4", made, each=begin_at_frame_2)
 
     with pytest.warns(PictureWarning, match="hidden by the file's edit list.*: 2"):
-        done = upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+        done = upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     assert done.done == 8
     frames = decoded(tmp_path / "out.mp4")
     assert numbers(frame.to_ndarray(format="rgb24") for frame in frames) == list(range(2, 10))
 
 
-def test_frames_before_zero_are_shown(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_frames_before_zero_are_shown(video_upscaler: Upscaler, tmp_path: Path) -> None:
     def from_frame_5(packet: Any) -> None:
         packet.pts -= 200
         packet.dts -= 200
@@ -302,17 +308,17 @@ def test_frames_before_zero_are_shown(upscaler: Upscaler, tmp_path: Path) -> Non
     source = muxed(tmp_path / "in.mkv", made, each=from_frame_5, options=options)
 
     with pytest.warns(PictureWarning, match="without a usable time, given one: 5"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     frames = decoded(tmp_path / "out.mp4")
     assert numbers(frame.to_ndarray(format="rgb24") for frame in frames) == list(range(20))
 
 
-def test_joined_matroska_files_run_on(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_joined_matroska_files_run_on(video_upscaler: Upscaler, tmp_path: Path) -> None:
     made = make_video(tmp_path / "made.mkv", frames=40, draw=numbered, encoder={"bf": "3"})
     source = joined(tmp_path / "in.mkv", made, made)
 
-    upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
+    upscale_video(source, tmp_path / "out.mp4", video_upscaler, FAST)
 
     times = seconds(tmp_path / "out.mp4")
     assert [float(time) for time in times] == pytest.approx([n / 25 for n in range(80)], abs=0.002)

@@ -22,11 +22,11 @@ STEP_S = 0.0015
 """Matroska rounds times to milliseconds."""
 
 
-def upscaled(source: Path, target: Path, upscaler: Upscaler, **choices: Any) -> Path:
+def upscaled(source: Path, target: Path, video_upscaler: Upscaler, **choices: Any) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PictureWarning)
         options = VideoOptions(**({"preset": "ultrafast"} | choices))
-        upscale_video(source, target, upscaler, options)
+        upscale_video(source, target, video_upscaler, options)
     return target
 
 
@@ -51,11 +51,11 @@ def sounds(path: Path) -> list[tuple[str, str, int]]:
     ],
 )
 def test_sound_that_matroska_holds_is_copied_bit_for_bit(
-    upscaler: Upscaler, tmp_path: Path, codec: str, suffix: str, rate: int
+    video_upscaler: Upscaler, tmp_path: Path, codec: str, suffix: str, rate: int
 ) -> None:
     source = with_sound(tmp_path / f"in{suffix}", codec, rate=rate)
 
-    target = upscaled(source, tmp_path / "out.mkv", upscaler)
+    target = upscaled(source, tmp_path / "out.mkv", video_upscaler)
 
     assert [data for _, data in sound_of(target)] == [data for _, data in sound_of(source)]
     assert clicks_s(target) == pytest.approx(clicks_s(source), abs=STEP_S)
@@ -75,53 +75,55 @@ def with_unknown_sound(path: Path, *codecs: str) -> Path:
 
 @pytest.mark.parametrize("audio", ["copy", "aac"])
 def test_sound_of_an_unknown_codec_is_left_out_and_the_other_kept(
-    upscaler: Upscaler, tmp_path: Path, audio: str
+    video_upscaler: Upscaler, tmp_path: Path, audio: str
 ) -> None:
     source = with_unknown_sound(tmp_path / "in.mov", "aac", "aac")
 
     with pytest.warns(PictureWarning, match=r"audio stream 2 \(unknown codec\).*: left out"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, VideoOptions(audio=audio))  # type: ignore[arg-type]
+        upscale_video(source, tmp_path / "out.mp4", video_upscaler, VideoOptions(audio=audio))  # type: ignore[arg-type]
 
     assert sounds(tmp_path / "out.mp4") == [("aac", "stereo", 48000)]
     assert clicks_s(tmp_path / "out.mp4") == pytest.approx(CLICKS_S, abs=STEP_S)
 
 
 def test_a_video_whose_only_sound_is_unknown_comes_out_without(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     source = with_unknown_sound(tmp_path / "in.mov", "aac")
 
     with pytest.warns(PictureWarning, match="unknown codec"):
-        upscale_video(source, tmp_path / "out.mkv", upscaler, VideoOptions())
+        upscale_video(source, tmp_path / "out.mkv", video_upscaler, VideoOptions())
 
     assert sounds(tmp_path / "out.mkv") == []
     assert len(decoded(tmp_path / "out.mkv")) == FPS * LENGTH_S
 
 
 def test_sound_that_the_format_cannot_hold_is_an_error_that_says_what_keeps_it(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     source = with_sound(tmp_path / "in.asf", "wmav2", rate=44100)
 
     with pytest.raises(VideoError, match=r"\(wmav2\): --audio aac or --audio opus keeps it, or"):
-        upscaled(source, tmp_path / "out.mp4", upscaler)
+        upscaled(source, tmp_path / "out.mp4", video_upscaler)
     with pytest.raises(VideoError, match=r"--audio aac keeps it, or try \.mkv; --audio none"):
-        upscaled(source, tmp_path / "out.mov", upscaler, audio="opus")
+        upscaled(source, tmp_path / "out.mov", video_upscaler, audio="opus")
     assert [path.name for path in tmp_path.iterdir()] == ["in.asf"]
 
-    target = upscaled(source, tmp_path / "out.mp4", upscaler, audio="aac")
+    target = upscaled(source, tmp_path / "out.mp4", video_upscaler, audio="aac")
     assert sounds(target) == [("aac", "stereo", 44100)]
-    target = upscaled(source, tmp_path / "none.mp4", upscaler, audio="none")
+    target = upscaled(source, tmp_path / "none.mp4", video_upscaler, audio="none")
     assert sounds(target) == []
 
 
 def test_beside_sound_that_is_kept_other_sound_is_left_out_with_a_warning(
-    upscaler: Upscaler, tmp_path: Path
+    video_upscaler: Upscaler, tmp_path: Path
 ) -> None:
     source = with_sound(tmp_path / "in.avi", "pcm_alaw", "libmp3lame", rate=44100)
 
     with pytest.warns(PictureWarning, match=r"1 \(pcm_alaw\): left out: --audio aac"):
-        upscale_video(source, tmp_path / "out.mp4", upscaler, VideoOptions(preset="ultrafast"))
+        upscale_video(
+            source, tmp_path / "out.mp4", video_upscaler, VideoOptions(preset="ultrafast")
+        )
 
     assert sounds(tmp_path / "out.mp4") == [("mp3", "stereo", 44100)]
 
@@ -139,13 +141,13 @@ def test_beside_sound_that_is_kept_other_sound_is_left_out_with_a_warning(
     ids=["plain", "mono of 22 kHz", "late", "gap", "5.1(side)"],
 )
 def test_sound_that_is_encoded_again_stays_in_step(
-    upscaler: Upscaler, tmp_path: Path, suffix: str, codec: str, choices: dict[str, Any]
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str, codec: str, choices: dict[str, Any]
 ) -> None:
     source = with_sound(tmp_path / "in.mkv", codec, **choices)
     options = {"codec": "libvpx-vp9", "preset": None} if suffix == ".webm" else {}
     audio = "aac" if suffix == ".mp4" else "opus"
 
-    target = upscaled(source, tmp_path / f"out{suffix}", upscaler, audio=audio, **options)
+    target = upscaled(source, tmp_path / f"out{suffix}", video_upscaler, audio=audio, **options)
 
     assert clicks_s(target) == pytest.approx(CLICKS_S, abs=STEP_S)
     [(name, layout, rate)] = sounds(target)
@@ -154,10 +156,12 @@ def test_sound_that_is_encoded_again_stays_in_step(
     assert rate == (choices.get("rate", 48000) if audio == "aac" else 48000)
 
 
-def test_only_sound_of_another_codec_is_encoded_again(upscaler: Upscaler, tmp_path: Path) -> None:
+def test_only_sound_of_another_codec_is_encoded_again(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
     source = with_sound(tmp_path / "in.mkv", "aac", "pcm_s16le", "libmp3lame")
 
-    target = upscaled(source, tmp_path / "out.mp4", upscaler, audio="aac")
+    target = upscaled(source, tmp_path / "out.mp4", video_upscaler, audio="aac")
 
     assert sounds(target) == [("aac", "stereo", 48000)] * 3
     assert [data for _, data in sound_of(target)] == [data for _, data in sound_of(source)]
@@ -166,10 +170,14 @@ def test_only_sound_of_another_codec_is_encoded_again(upscaler: Upscaler, tmp_pa
 
 
 @pytest.mark.parametrize("audio", ["aac", "opus"])
-def test_a_part_has_the_sound_of_its_frames(upscaler: Upscaler, tmp_path: Path, audio: str) -> None:
+def test_a_part_has_the_sound_of_its_frames(
+    video_upscaler: Upscaler, tmp_path: Path, audio: str
+) -> None:
     source = with_sound(tmp_path / "in.mkv", "pcm_s16le")
 
-    target = upscaled(source, tmp_path / "out.mp4", upscaler, audio=audio, start_s=0.4, end_s=1.6)
+    target = upscaled(
+        source, tmp_path / "out.mp4", video_upscaler, audio=audio, start_s=0.4, end_s=1.6
+    )
 
     assert clicks_s(target) == pytest.approx([0.1, 0.9], abs=STEP_S)
     assert float(sound_of(target)[-1][0]) < 1.25

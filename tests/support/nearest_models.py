@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.compose
 import onnx.parser
 import tritonclient.grpc as triton_grpc
 from google.protobuf import text_format
@@ -23,11 +25,11 @@ from rt4ksr_client.contract import ModelSpec, Parameter
 from rt4ksr_export.repository import endpoint_files, stage_files
 from rt4ksr_server import TritonServer
 
-# The reshapes before `even` copy nothing; they fail where a side is odd.
+# Of one tensor. The reshapes before `even` copy nothing; they fail where a side is odd.
 _NEAREST = """
 <ir_version: 8, opset_import: ["": 17]>
-nearest (uint8[batch, height, width, {channels}] {image})
-    => (uint8[batch, large_height, large_width, {channels}] {upscaled})
+nearest ({type}[N, {height}, {width}, {channels}] {image})
+    => ({type}[N, large_{height}, large_{width}, {channels}] {upscaled})
 <int64[4] pairs = {{0, 0, -1, {pair}}}, int64[4] wide_shape = {{0, 0, -1, {channels}}},
  int64[2] rows = {{0, -1}}, int64[1] pair = {{{pair}}}, int64[1] channels = {{{channels}}}>
 {{
@@ -47,31 +49,51 @@ nearest (uint8[batch, height, width, {channels}] {image})
 """
 
 
-def nearest(image: npt.NDArray[np.uint8], scale: int) -> npt.NDArray[np.uint8]:
-    """What a nearest model answers: uint8 ``(N, H, W, C)`` to ``(N, s*H, s*W, C)``."""
+def nearest(image: npt.NDArray[Any], scale: int) -> npt.NDArray[Any]:
+    """What a nearest model answers: ``(N, H, W, C)`` to ``(N, s*H, s*W, C)``, of each tensor."""
     return image.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def nearest_graph(scale: int) -> onnx.ModelProto:
+def nearest_graph(spec: ModelSpec) -> onnx.ModelProto:
     """An ONNX nearest-neighbour upscaler under the wire contract."""
-    text = _NEAREST.format(
-        image=contract.INPUT_NAME,
-        upscaled=contract.OUTPUT_NAME,
-        channels=contract.CHANNELS,
-        pair=contract.SIZE_MULTIPLE_PX * contract.CHANNELS,
-        columns=", ".join(["even"] * scale),
-        rows=", ".join(["wide"] * scale),
-    )
-    model = onnx.parser.parse_model(text)
+    parts = []
+    for taken, given in zip(
+        contract.INPUTS[spec.colours], contract.OUTPUTS[spec.colours], strict=True
+    ):
+        is_half = taken.subsampling == 2
+        text = _NEAREST.format(
+            type=spec.datatype.lower(),
+            image=taken.name,
+            upscaled=given.name,
+            height="H_half" if is_half else "H",
+            width="W_half" if is_half else "W",
+            channels=taken.channels,
+            pair=contract.SIZE_MULTIPLE_PX // taken.subsampling * taken.channels,
+            columns=", ".join(["even"] * spec.scale),
+            rows=", ".join(["wide"] * spec.scale),
+        )
+        part = onnx.parser.parse_model(text)
+        for value in (*part.graph.input, *part.graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param.endswith("_half"):  # the parser takes no slash
+                    dim.dim_param = dim.dim_param.replace("_half", "/2")
+        parts.append(part)
+    model = parts[0]
+    for number, part in enumerate(parts[1:]):
+        model = onnx.compose.merge_models(
+            model,
+            onnx.compose.add_prefix(part, f"{number}_", rename_inputs=False, rename_outputs=False),
+            io_map=[],
+        )
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2.ModelConfig:
     """A config for :func:`nearest_graph`, with the parameters a client reads."""
-    dims = [-1, -1, contract.CHANNELS]
     values = {
         Parameter.SCALE: spec.scale,
+        Parameter.COLOURS: spec.colours,
         Parameter.SIZE_MULTIPLE: contract.SIZE_MULTIPLE_PX,
         Parameter.HALO: 16,
         Parameter.MAX_INPUT_PX: contract.MAX_INPUT_PX,
@@ -81,8 +103,16 @@ def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2
     config = model_config_pb2.ModelConfig(
         name=spec.name, backend="onnxruntime", max_batch_size=max_batch_size
     )
-    config.input.add(name=contract.INPUT_NAME, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
-    config.output.add(name=contract.OUTPUT_NAME, data_type=model_config_pb2.TYPE_UINT8, dims=dims)
+    for described, tensors in (
+        (config.input, contract.INPUTS[spec.colours]),
+        (config.output, contract.OUTPUTS[spec.colours]),
+    ):
+        for tensor in tensors:
+            described.add(
+                name=tensor.name,
+                data_type=f"TYPE_{spec.datatype}",
+                dims=[-1, -1, tensor.channels],
+            )
     config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)
     config.dynamic_batching.max_queue_delay_microseconds = 0
     for key, value in values.items():

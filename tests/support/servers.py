@@ -46,7 +46,7 @@ def write_nearest_repository(folder: Path, specs: Iterable[ModelSpec], edit: Con
     for spec in specs:
         config = nearest_config(spec)
         edit(config)
-        write_model(folder, config, nearest_graph(spec.scale))
+        write_model(folder, config, nearest_graph(spec))
 
 
 def content_hash(folder: Path) -> str:

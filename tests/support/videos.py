@@ -55,13 +55,14 @@ def make_video(
     aspect: Fraction = Fraction(1),
     rotation: int = 0,
     sound: bool = False,
+    codec: str = "libx264",
     encoder: dict[str, str] = {},  # noqa: B006 - only read
 ) -> Path:
     """``colour``: number of the matrix, 1 for limited or 2 for full range."""
     matrix, levels = colour
     # The same file each time: Matroska has random numbers otherwise.
     with av.open(ffmpeg_url(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "4"} | encoder)
+        stream: Any = container.add_stream(codec, rate=25, options={"crf": "4"} | encoder)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
         context = stream.codec_context

@@ -4,11 +4,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from rt4ksr_client.contract import INPUT_NAME, MAX_SIDE_PX, MODELS, OUTPUT_NAME, ModelSpec
+from rt4ksr_client.contract import INPUTS, MAX_SIDE_PX, MODELS, ModelSpec
 from rt4ksr_export.config import config_text, model_config, model_configs
 from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Profile
 
 PATHS = ("config.pbtxt", "configs/gpu.pbtxt", "configs/tensorrt.pbtxt")
+
+TENSORS = {
+    "rgb": ([("image", [-1, -1, 3])], [("upscaled", [-1, -1, 3])]),
+    "yuv420": (
+        [("luma", [-1, -1, 1]), ("chroma", [-1, -1, 2])],
+        [("upscaled_luma", [-1, -1, 1]), ("upscaled_chroma", [-1, -1, 2])],
+    ),
+}
 
 ACCELERATOR_KEYS = {
     # What the ONNX Runtime backend of Triton reads; any other key fails the load.
@@ -46,11 +54,17 @@ def test_the_config_parses_back_to_what_the_contract_says(spec: ModelSpec) -> No
 
     assert config.backend == "onnxruntime"
     assert config.name == spec.name
-    assert [(t.name, list(t.dims)) for t in config.input] == [(INPUT_NAME, [-1, -1, 3])]
-    assert [(t.name, list(t.dims)) for t in config.output] == [(OUTPUT_NAME, [-1, -1, 3])]
+    inputs, outputs = TENSORS[spec.colours]
+    assert [(t.name, list(t.dims)) for t in config.input] == inputs
+    assert [(t.name, list(t.dims)) for t in config.output] == outputs
+    data_type = schema.TYPE_UINT16 if spec.name.endswith("16") else schema.TYPE_UINT8
+    assert {t.data_type for t in (*config.input, *config.output)} == {data_type}
     assert config.parameters["scale"].string_value == str(spec.scale)
     assert 0 < config.dynamic_batching.default_queue_policy.max_queue_size < 1000
-    assert list(config.model_warmup[0].inputs[INPUT_NAME].dims) == [64, 64, 3]
+    warmup = {name: list(one.dims) for name, one in config.model_warmup[0].inputs.items()}
+    is_rgb = spec.colours == "rgb"
+    planes = {"luma": [64, 64, 1], "chroma": [32, 32, 2]}
+    assert warmup == ({"image": [64, 64, 3]} if is_rgb else planes)
     assert [group.count for group in config.instance_group] == [1]
 
 
@@ -78,20 +92,27 @@ def test_the_gpu_configuration_keeps_the_types_of_the_graph(
     assert set(accelerator.parameters) == ACCELERATOR_KEYS  # among them no precision_mode
     height, width = spec.input_height_px, spec.input_width_px
     best = accelerator.parameters["trt_profile_opt_shapes"]
-    assert best == f"{INPUT_NAME}:1x{height}x{width}x3"
+    planes = f"luma:1x{height}x{width}x1,chroma:1x{height // 2}x{width // 2}x2"
+    if spec.bits == 16:  # behind the casts, which TensorRT cannot do
+        planes = planes.replace(":", ".codes:")
+    assert best == (f"image:1x{height}x{width}x3" if spec.colours == "rgb" else planes)
 
 
 def test_the_tensorrt_configuration_records_the_shape_that_its_plan_is_best_for(
     configs: dict[str, schema.ModelConfig], spec: ModelSpec
 ) -> None:
     config = configs["configs/tensorrt.pbtxt"]
+    if spec.bits == 16:
+        assert config == configs["configs/gpu.pbtxt"]
+        return
     (recorded,) = config.optimization.cuda.graph_spec
 
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert not recorded.HasField("graph_lower_bound")  # or a graph would serve smaller frames too
-    batch_and_frame = (recorded.batch_size, *recorded.input[INPUT_NAME].dim)
-    assert batch_and_frame == Profile.of(spec).best
+    for tensor in INPUTS[spec.colours]:
+        batch_and_frame = (recorded.batch_size, *recorded.input[tensor.name].dim)
+        assert batch_and_frame == tensor.shape(*Profile.of(spec).best)
 
 
 def test_every_configuration_has_one_instance(configs: dict[str, schema.ModelConfig]) -> None:
@@ -103,8 +124,8 @@ def test_every_configuration_has_one_instance(configs: dict[str, schema.ModelCon
 def test_a_plan_takes_every_batch_that_triton_may_form(
     configs: dict[str, schema.ModelConfig], spec: ModelSpec
 ) -> None:
-    batch, height, width, channels = Profile.of(spec).largest
+    batch, height, width = Profile.of(spec).largest
 
     assert {config.max_batch_size for config in configs.values()} == {batch} == {MAX_BATCH_SIZE}
-    assert batch * height * width * channels * spec.scale**2 < 2**31
+    assert batch * height * width * 3 * spec.scale**2 < 2**31
     assert height == width == MAX_SIDE_PX

@@ -64,7 +64,7 @@ def test_a_frame_goes_to_the_endpoint_of_its_model_with_the_clients_own_quality(
 ) -> None:
     inner = Answering(element(encode_frame(FRAME, format_)))
 
-    answer = EncodedTransport(inner, format_).upscale(MODEL, FRAME[np.newaxis], Call(1))
+    (answer,) = EncodedTransport(inner, format_).upscale(MODEL, (FRAME[np.newaxis],), Call(1))
 
     assert answer.shape == (1, *FRAME.shape)
     (request,) = inner.sent
@@ -101,7 +101,7 @@ def test_an_answer_without_a_picture_is_a_server_error(content: bytes, reason: s
     transport = EncodedTransport(Answering(content), "png")
 
     with pytest.raises(ServerError, match=reason):
-        transport.upscale(MODEL, FRAME[np.newaxis], Call(1))
+        transport.upscale(MODEL, (FRAME[np.newaxis],), Call(1))
 
 
 def test_png_is_exact() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rt4ksr_client.cli import main
-from rt4ksr_export.evaluation import FRAMES, bicubic, evaluate, pairs, summary_table
+from rt4ksr_export.evaluation import bicubic, evaluate, pairs, summary_table
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 
@@ -46,15 +46,6 @@ def test_the_small_picture_fits_the_scale_and_is_worse_as_jpeg(photograph: Path)
     clean = made["clean"][0].astype(int)
     errors = [float(np.abs(made[name][0] - clean).mean()) for name in ("JPEG 90", "JPEG 75")]
     assert 0 < errors[0] < errors[1]
-
-
-def test_a_frame_of_video_is_worse_the_higher_its_rate_factor(photograph: Path) -> None:
-    large = np.asarray(Image.open(photograph))[:256, 300:556]
-
-    made = {name: small.astype(int) for name, small, _ in pairs(large, 2, ("clean", *FRAMES))}
-
-    errors = [float(np.abs(made[name] - made["clean"]).mean()) for name in FRAMES]
-    assert 0 < errors[0] < errors[1] < 10
 
 
 def test_the_summary_names_the_worst_picture(photograph: Path) -> None:

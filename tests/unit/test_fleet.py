@@ -66,7 +66,7 @@ SMALL = np.zeros((1, 2, 2, 3), np.uint8)
 
 
 def answers(fleet: FleetTransport, count: int) -> list[int]:
-    return [int(fleet.upscale(MODEL, SMALL, Call(1)).flat[0]) for _ in range(count)]
+    return [int(fleet.upscale(MODEL, (SMALL,), Call(1))[0].flat[0]) for _ in range(count)]
 
 
 def test_calls_are_spread_evenly() -> None:

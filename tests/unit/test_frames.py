@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rt4ksr_client.contract import INPUTS, OUTPUTS
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.frames import Frame, as_frame, from_batch, to_batch
+from rt4ksr_client.frames import Frame, Yuv420, as_frame, frame_of, from_batch, planes_of, to_batch
 
 
 def counting(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -20,7 +21,7 @@ def counting(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np
 def test_a_frame_that_fits_is_sent_without_a_copy() -> None:
     frame = counting(4, 6)
 
-    batch = to_batch(as_frame(frame), 2)
+    (batch,) = to_batch((as_frame(frame),), INPUTS["rgb"], 2)
 
     assert batch.shape == (1, 4, 6, 3)
     assert np.shares_memory(batch, frame)
@@ -34,7 +35,9 @@ def test_an_odd_frame_is_padded_with_its_last_row_and_column(
     height, width = size
     frame = counting(height, width)
 
-    (padded,) = to_batch(frame, multiple)
+    (batch,) = to_batch((frame,), INPUTS["rgb"], multiple)
+
+    (padded,) = batch
 
     assert padded.shape[0] % multiple == padded.shape[1] % multiple == 0
     assert padded.shape[0] < height + multiple and padded.shape[1] < width + multiple
@@ -46,10 +49,53 @@ def test_an_odd_frame_is_padded_with_its_last_row_and_column(
 def test_the_padding_is_cropped_off_the_answer_without_a_copy() -> None:
     answer = counting(6, 8)[np.newaxis]
 
-    cropped = from_batch(answer, 5, 7)
+    (cropped,) = from_batch((answer,), OUTPUTS["rgb"], 5, 7)
 
     assert np.shares_memory(cropped, answer)
     np.testing.assert_array_equal(cropped, answer[0, :5, :7])
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (5, 7), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_planes_of_any_size_are_padded_together_and_cropped_again(
+    size: tuple[int, int], dtype: type[np.uint8 | np.uint16]
+) -> None:
+    height, width = size
+    luma = np.arange(height * width, dtype=dtype).reshape(size)
+    chroma = np.arange(50, dtype=dtype)[: -(-height // 2) * -(-width // 2) * 2]
+    planes: Any = luma, chroma.reshape(-(-height // 2), -(-width // 2), 2)
+    frame = Yuv420(*planes)
+
+    batch = to_batch(planes_of(frame), INPUTS["yuv420"], 2)
+    same = frame_of(from_batch(batch, OUTPUTS["yuv420"], height, width))
+
+    even = (height + height % 2, width + width % 2)
+    assert [plane.shape for plane in batch] == [
+        (1, *even, 1),
+        (1, even[0] // 2, even[1] // 2, 2),
+    ]
+    assert isinstance(same, Yuv420)
+    np.testing.assert_array_equal(same.luma, luma)
+    np.testing.assert_array_equal(same.chroma, frame.chroma)
+
+
+@pytest.mark.parametrize(
+    ("luma", "chroma", "reason"),
+    [
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 3), np.uint8), "shape (2, 3, 2), U and V last"),
+        (np.zeros((5, 7), np.uint8), np.zeros((2, 3, 2), np.uint8), "shape (3, 4, 2)"),
+        (np.zeros((4, 6, 1), np.uint8), np.zeros((2, 3, 2), np.uint8), "shape (H, W), got"),
+        (np.zeros((0, 6), np.uint8), np.zeros((0, 3, 2), np.uint8), "shape (H, W), got (0, 6)"),
+        (np.zeros((4, 6), np.uint8), np.zeros((2, 3, 2), np.uint16), "got uint8 and uint16"),
+        (np.zeros((4, 6)), np.zeros((2, 3, 2)), "got float64 and float64"),
+        ([[1]], np.zeros((2, 3, 2), np.uint8), "got list and uint8"),
+    ],
+)
+def test_planes_that_do_not_fit_one_another_are_refused(
+    luma: Any, chroma: Any, reason: str
+) -> None:
+    with pytest.raises(PictureError, match=re.escape(reason)):
+        Yuv420(luma, chroma)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from rt4ksr_client.call import Call, Cancellation
 from rt4ksr_client.connection import Connection
@@ -53,7 +52,7 @@ def serving(script: Callable[[int, Peer], object]) -> Iterator[tuple[ScriptedSer
 
 
 def upscale(transport: Transport, timeout_s: float = 10) -> None:
-    upscaled = transport.upscale(MODEL, FRAME, Call(timeout_s))
+    (upscaled,) = transport.upscale(MODEL, (FRAME,), Call(timeout_s))
     np.testing.assert_array_equal(upscaled, FRAME)
 
 
@@ -378,7 +377,7 @@ def test_a_refusal_of_a_large_request_is_read_although_it_was_not_sent() -> None
         peer.reset()
 
     with serving(script) as (_, transport), pytest.raises(InvalidRequestError, match="too large"):
-        transport.upscale(MODEL, frame, Call(10))
+        transport.upscale(MODEL, (frame,), Call(10))
 
 
 @pytest.mark.parametrize("sent", [0, 30, len(GOOD) - 20], ids=["nothing", "head", "most"])
@@ -402,7 +401,7 @@ def test_a_call_to_a_server_that_does_not_read_ends_at_the_deadline() -> None:
     with serving(lambda number, peer: time.sleep(5)) as (_, transport):
         begin_s = time.monotonic()
         with pytest.raises(DeadlineExceededError):
-            transport.upscale(MODEL, frame, Call(0.3))
+            transport.upscale(MODEL, (frame,), Call(0.3))
         assert time.monotonic() - begin_s < 2
 
 
@@ -420,7 +419,7 @@ def test_a_call_can_be_cancelled_at_every_stage(sent: int | None) -> None:
         threading.Timer(0.1, cancellation.cancel).start()
         begin_s = time.monotonic()
         with pytest.raises(CancelledError):
-            transport.upscale(MODEL, frame, Call(30, cancellation))
+            transport.upscale(MODEL, (frame,), Call(30, cancellation))
         assert time.monotonic() - begin_s < 2
 
 
@@ -438,7 +437,7 @@ def test_connecting_can_be_cancelled() -> None:
         threading.Timer(0.2, cancellation.cancel).start()
         begin_s = time.monotonic()
         with pytest.raises(CancelledError):
-            transport.upscale(MODEL, FRAME, Call(30, cancellation))
+            transport.upscale(MODEL, (FRAME,), Call(30, cancellation))
 
     assert time.monotonic() - begin_s < 2
 
@@ -478,7 +477,7 @@ def test_several_tensors_go_out_and_come_back() -> None:
 
 def test_the_answer_is_received_into_one_writable_buffer() -> None:
     with serving(answer_all) as (_, transport):
-        upscaled: NDArray[np.uint8] = transport.upscale(MODEL, FRAME, Call(5))
+        (upscaled,) = transport.upscale(MODEL, (FRAME,), Call(5))
 
     assert upscaled.flags.writeable
     assert not upscaled.flags.owndata

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rt4ksr_client.call import Cancellation
-from rt4ksr_client.frames import Frame, from_batch, to_batch
+from rt4ksr_client.contract import Colours
+from rt4ksr_client.frames import Planes, from_batch, to_batch
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.tiling import TILES_IN_FLIGHT, plan_tiles, upscale_in_tiles
 
@@ -16,20 +20,34 @@ SIZES = [(1, 1), (7, 300), (300, 7), (101, 203), (256, 256), (511, 97)]
 SERVED = ServedModel("test", 2, 2, 4, 0, "", "")
 
 
-def local_network(batch: Frame, cancellation: Cancellation | None) -> Frame:
-    """Zero padding, a dependence on 4 pixels around and on the phase of 2: like the real one."""
+def local_network(batch: Planes, cancellation: Cancellation | None) -> Planes:
+    """Zero padding, a dependence on 4 pixels around and on the phase of 2: like the real one.
+
+    On chroma it is the half of that.
+    """
+    return tuple(upscaled_plane(plane, reach) for plane, reach in zip(batch, (4, 2), strict=False))
+
+
+def upscaled_plane(batch: NDArray[Any], reach: int) -> NDArray[Any]:
     _, height, width, _ = batch.shape
-    assert height % 2 == width % 2 == 0
-    padded = np.pad(batch.astype(np.int64), ((0, 0), (4, 4), (4, 4), (0, 0)))
+    assert reach == 2 or height % 2 == width % 2 == 0
+    padded = np.pad(batch.astype(np.int64), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     mixed = sum(
         (dy * 31 + dx * 17 + 1) * padded[:, dy : dy + height, dx : dx + width]
-        for dy in range(9)
-        for dx in range(9)
+        for dy in range(2 * reach + 1)
+        for dx in range(2 * reach + 1)
     )
     assert isinstance(mixed, np.ndarray)
-    mixed[:, ::2, 1::2] += 91
-    mixed[:, 1::2, ::2] *= 3
-    return (mixed % 256).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    if reach == 4:
+        mixed[:, ::2, 1::2] += 91
+        mixed[:, 1::2, ::2] *= 3
+    return (mixed % 256).astype(batch.dtype).repeat(2, axis=1).repeat(2, axis=2)
+
+
+def upscaled_whole(planes: Planes, served: ServedModel) -> Planes:
+    height, width = planes[0].shape[:2]
+    answer = local_network(to_batch(planes, served.inputs, 2), None)
+    return from_batch(answer, served.outputs, 2 * height, 2 * width)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -125,50 +143,65 @@ def test_without_a_limit_a_side_may_be_as_long_as_the_pixels_allow() -> None:
     assert len(plan_tiles(100, 40_000, max_px=2048**2, halo_px=16, multiple_px=2)) == 1
 
 
+def noise(colours: Colours, height: int, width: int) -> Planes:
+    rng = np.random.default_rng(0)
+    if colours == "rgb":
+        return (rng.integers(0, 256, (height, width, 3), dtype=np.uint8),)
+    sides = ((height, width, 1), (-(-height // 2), -(-width // 2), 2))
+    return tuple(rng.integers(0, 65536, shape, dtype=np.uint16) for shape in sides)
+
+
+def assert_equal(some: Planes, others: Planes) -> None:
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("size", [(40, 60), (41, 59), (9, 200), (97, 33)])
 @pytest.mark.parametrize("max_px", [100, 700, 5000])
-def test_a_tiled_picture_equals_the_whole_one(size: tuple[int, int], max_px: int) -> None:
-    height, width = size
-    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
+@pytest.mark.parametrize("colours", ["rgb", "yuv420"])
+def test_a_tiled_frame_equals_the_whole_one(
+    size: tuple[int, int], max_px: int, colours: Colours
+) -> None:
+    served = replace(SERVED, colours=colours)
+    planes = noise(colours, *size)
 
-    tiled = upscale_in_tiles(frame, SERVED, max_px, local_network, None)
+    tiled = upscale_in_tiles(planes, served, max_px, local_network, None)
 
-    np.testing.assert_array_equal(tiled, whole)
+    assert_equal(tiled, upscaled_whole(planes, served))
 
 
 @pytest.mark.parametrize("size", [(9, 300), (301, 9), (199, 200)])
-def test_a_picture_tiled_for_its_sides_equals_the_whole_one(size: tuple[int, int]) -> None:
-    height, width = size
-    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    whole = from_batch(local_network(to_batch(frame, 2), None), 2 * height, 2 * width)
-    served = ServedModel("test", 2, 2, 4, 0, "", "", max_side_px=80)
+@pytest.mark.parametrize("colours", ["rgb", "yuv420"])
+def test_a_frame_tiled_for_its_sides_equals_the_whole_one(
+    size: tuple[int, int], colours: Colours
+) -> None:
+    served = replace(SERVED, max_side_px=80, colours=colours)
+    planes = noise(colours, *size)
     longest = 0
 
-    def measured(batch: Frame, cancellation: Cancellation | None) -> Frame:
+    def measured(batch: Planes, cancellation: Cancellation | None) -> Planes:
         nonlocal longest
-        longest = max(longest, *batch.shape[1:3])
+        longest = max(longest, *batch[0].shape[1:3])
         return local_network(batch, cancellation)
 
-    tiled = upscale_in_tiles(frame, served, 1_000_000, measured, None)
+    tiled = upscale_in_tiles(planes, served, 1_000_000, measured, None)
 
-    np.testing.assert_array_equal(tiled, whole)
+    assert_equal(tiled, upscaled_whole(planes, served))
     assert longest <= 80
 
 
 def test_a_halo_that_is_too_small_changes_the_result() -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    narrow = ServedModel("test", 2, 2, 2, 0, "", "")
+    planes = noise("rgb", 64, 64)
 
-    tiled = upscale_in_tiles(frame, narrow, 700, local_network, None)
+    (tiled,) = upscale_in_tiles(planes, replace(SERVED, halo_px=2), 700, local_network, None)
 
-    assert (tiled != local_network(frame[np.newaxis], None)[0]).any()
+    assert (tiled != upscaled_whole(planes, SERVED)[0]).any()
 
 
 def test_only_a_few_tiles_are_in_flight_at_once() -> None:
     lock, now, most = threading.Lock(), 0, 0
 
-    def watched(batch: Frame, cancellation: Cancellation | None) -> Frame:
+    def watched(batch: Planes, cancellation: Cancellation | None) -> Planes:
         nonlocal now, most
         with lock:
             now += 1
@@ -178,6 +211,6 @@ def test_only_a_few_tiles_are_in_flight_at_once() -> None:
             now -= 1
         return answer
 
-    upscale_in_tiles(np.zeros((200, 200, 3), np.uint8), SERVED, 1000, watched, None)
+    upscale_in_tiles(noise("rgb", 200, 200), SERVED, 1000, watched, None)
 
     assert 1 <= most <= TILES_IN_FLIGHT

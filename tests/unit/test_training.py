@@ -13,7 +13,16 @@ from PIL import Image
 from rt4ksr_client.cli import main
 from rt4ksr_client.errors import CheckpointError, PictureError
 from rt4ksr_export.checkpoint import load_network, weights_sha256
-from rt4ksr_export.degradations import PRESETS, Degradation, Video, downscale
+from rt4ksr_export.colours import (
+    SITINGS,
+    Siting,
+    pack,
+    rgb_samples,
+    samples_to_codes,
+    yuv420_samples,
+    yuv420_to_rgb,
+)
+from rt4ksr_export.degradations import PRESETS, Degradation, compress_pan, downscale
 from rt4ksr_export.network import RT4KSR, Architecture
 from rt4ksr_export.pictures import (
     PairSource,
@@ -26,7 +35,7 @@ from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
 from rt4ksr_export.training.trainer import Trainer, Validation
 
-NARROW = {"features": 8, "blocks": 1}
+NARROW: dict[str, Any] = {"features": 8, "blocks": 1}
 """Of an architecture, for tests in which the weights do not matter: a fifth of the time."""
 SMALL: dict[str, Any] = {"batch_size": 2, "patch_px": 16, "large_patch_px": 24, "warmup": 2}
 
@@ -39,6 +48,12 @@ def photographs(photograph: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         piece = whole.crop((100 + 130 * index, 200, 300 + 130 * index, 380))
         piece.save(folder / f"{index}.png", compress_level=1)
     return folder
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
 
 
 class Recorder:
@@ -63,7 +78,7 @@ def trainer(
     run: Path,
     recipe: Recipe,
     save_every: int = 4,
-    **architecture: int,
+    **architecture: Any,
 ) -> Trainer:
     pictures = load_pictures(find_pictures([photographs]), 64, lambda *_: None)
     degradation = PRESETS[recipe.degrade]
@@ -209,41 +224,78 @@ def test_a_clean_small_patch_is_the_patch_of_the_whole_picture_scaled_down(
     small, large = source.batch(0, 4, 16)
 
     for one_small, one_large in zip(small, large, strict=True):
-        again = np.asarray(downscale(Image.fromarray(one_large), scale))
-        np.testing.assert_array_equal(again[3:-3, 3:-3], one_small[3:-3, 3:-3])
+        codes = samples_to_codes(one_large, "rgb").transpose(1, 2, 0)
+        again = rgb_samples(np.asarray(downscale(Image.fromarray(codes), scale)))
+        np.testing.assert_array_equal(again[:, 3:-3, 3:-3], one_small[:, 3:-3, 3:-3])
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_keeps_size_and_content_and_changes_pixels(
     name: str, photograph: Path
 ) -> None:
-    large = Image.open(photograph).crop((300, 100, 428, 228))
-    clean = np.asarray(downscale(large, 2)).astype(float)
+    degradation = PRESETS[name]
+    large = Image.open(photograph).crop((300, 100, 456, 256))
+    small = np.asarray(downscale(large, 2))
+    is_rgb = degradation.colours == "rgb"
+    clean = rgb_samples(small) if is_rgb else yuv420_samples(small)
     rng = np.random.default_rng(2)
 
-    worse = [np.asarray(PRESETS[name](large, 2, rng)).astype(float) for _ in range(8)]
+    pairs = [degradation.pair(large, 2, rng) for _ in range(8)]
 
-    errors = [float(np.abs(picture - clean).mean()) for picture in worse]
-    assert all(picture.shape == clean.shape for picture in worse)
+    errors = [255 * float(np.abs(worse - clean).mean()) for worse, _ in pairs]
+    assert all(worse.shape == clean.shape for worse, _ in pairs)
+    assert all(true.shape[1:] == (2 * clean.shape[1], 2 * clean.shape[2]) for _, true in pairs)
     assert max(errors) < 16
     assert (max(errors) > 0.5) == (name != "clean")
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_video_takes_odd_sizes_and_gets_worse_with_the_rate_factor(
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+def test_video_gets_worse_with_the_rate_factor_and_keeps_its_planes_in_place(
     codec: str, photograph: Path
 ) -> None:
-    picture = Image.open(photograph).crop((300, 100, 363, 161))
-    rng = np.random.default_rng(1)
-    pixels = np.asarray(picture).astype(float)
+    pixels = np.asarray(Image.open(photograph).crop((300, 100, 362, 160)))
+    clean = samples_to_codes(yuv420_samples(pixels), "yuv420")
 
-    errors = [
-        float(np.abs(np.asarray(Video(codec, crf, crf)(picture, rng)) - pixels)[:-1, :-1].mean())
-        for crf in (12, 40)
-    ]
+    errors = []
+    for crf in (10, 50):
+        codes = pack(compress_pan(pixels, "left", codec, crf, np.array([1, -2])))
+        errors.append(np.abs(codes.astype(float) - clean).mean(axis=(1, 2)))
 
-    assert errors[0] < errors[1]
-    assert errors[0] < 8
+    assert (errors[0] < errors[1]).all()
+    assert errors[0].max() < 6
+
+
+@pytest.mark.parametrize("siting", SITINGS)
+def test_chroma_keeps_its_place_from_rgb_to_420_and_back(siting: Siting) -> None:
+    """A smooth picture comes back; with the other place of chroma it is shifted."""
+    rows, columns = np.mgrid[0:64, 0:96]
+    smooth = np.stack([rows * 2, columns * 2, 190 - columns - rows], axis=-1).astype(np.uint8)
+    (other,) = set(SITINGS) - {siting}
+
+    samples = yuv420_samples(smooth, siting)
+    inside = np.s_[4:-4, 4:-4]
+
+    error = np.abs(yuv420_to_rgb(samples, siting).astype(int) - smooth)[inside]
+    shifted = np.abs(yuv420_to_rgb(samples, other).astype(int) - smooth)[inside]
+    assert error.max() <= 1
+    assert shifted.mean() > 2 * error.mean()
+
+
+def test_weights_for_rgb_are_folded_where_a_network_for_video_is_trained(
+    photographs: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "mine.safetensors"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("scale = 2\nbatch_size = 2\npatch_px = 16\nlarge_patch_px = 24\n")
+    given = ["--recipe", str(recipe), "--iterations", "2", "--init", "rt4ksr_x2"]
+    given += ["--data", str(photographs), "-o", str(target)]
+
+    assert exit_code("train", "--colours", "yuv420", "--degrade", "jpeg", *given) == 2
+    assert exit_code("train", "--colours", "yuv420", "--degrade", "video", *given) == 0
+
+    assert load_network(target).architecture == Architecture(2, colours="yuv420")
+    again = [*given[:-1], str(tmp_path / "other.safetensors"), "--init", str(target)]
+    assert exit_code("train", "--degrade", "jpeg", *again) == 1
 
 
 @pytest.mark.parametrize("scale", [2, 3])

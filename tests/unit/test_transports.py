@@ -250,7 +250,7 @@ def test_a_call_to_a_silent_server_ends_at_the_deadline(
         open_transport(Connection(silent_address, name)) as transport,
         pytest.raises((DeadlineExceededError, ServerUnreachableError)),
     ):
-        transport.upscale(MODEL, SMALL, Call(0.3))
+        transport.upscale(MODEL, (SMALL,), Call(0.3))
     # Over gRPC, a probe follows that may take 2 s.
     assert time.monotonic() - begin_s < 5
 
@@ -263,7 +263,7 @@ def test_the_error_for_a_closed_port_says_how_to_start_a_server(
         open_transport(Connection(closed_address, name)) as transport,
         pytest.raises(ServerUnreachableError, match="rt4ksr serve"),
     ):
-        transport.upscale(MODEL, SMALL, Call(5))
+        transport.upscale(MODEL, (SMALL,), Call(5))
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ QUESTIONS: dict[str, Callable[[Transport, Call], object]] = {
     "repository_index": lambda transport, call: transport.repository_index(call),
     "model_statistics": lambda transport, call: transport.model_statistics(call),
     "model_ready": lambda transport, call: transport.model_ready("rt4ksr_x2", call),
-    "upscale": lambda transport, call: transport.upscale(MODEL, SMALL, call),
+    "upscale": lambda transport, call: transport.upscale(MODEL, (SMALL,), call),
 }
 
 
@@ -401,7 +401,7 @@ def test_closing_ends_a_call_in_flight_with_an_error_of_ours(
     begin_s = time.monotonic()
 
     with pytest.raises(ServerError):
-        transport.upscale(MODEL, SMALL, Call(20))
+        transport.upscale(MODEL, (SMALL,), Call(20))
 
     assert time.monotonic() - begin_s < 15
 

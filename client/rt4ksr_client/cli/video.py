@@ -15,10 +15,10 @@ from rt4ksr_client.cli.console import print_json, printable, progress_bar, show_
 from rt4ksr_client.cli.options import overwrite_option, scale_option, server_options
 from rt4ksr_client.cli.server import ServerChoice
 from rt4ksr_client.cli.targets import check_target, default_target, identity_of
-from rt4ksr_client.contract import DEFAULT_MODELS, models_for
+from rt4ksr_client.contract import models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.upscaler import DEFAULT_SCALE
-from rt4ksr_client.video import Progress, VideoOptions, upscale_video
+from rt4ksr_client.video import Progress, VideoOptions, source_depth, upscale_video
 from rt4ksr_client.video.options import CODECS, MAX_FPS, AudioChoice
 
 __all__ = ["video"]
@@ -31,6 +31,7 @@ PIXEL_FORMATS = (
     "yuv420p10le",
     "yuv422p10le",
     "yuv444p10le",
+    "yuv420p12le",
 )
 
 
@@ -64,9 +65,7 @@ class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.option(
     "--codec",
     type=click.Choice(list(CODECS)),
-    default="libx264",
-    show_default=True,
-    help="The encoder.",
+    help="The encoder.  [default: libx264; libx265 for more than 8 bits]",
 )
 @click.option(
     "--crf",
@@ -79,9 +78,7 @@ class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--pix-fmt",
     "pixel_format",
     type=click.Choice(PIXEL_FORMATS),
-    default="yuv420p",
-    show_default=True,
-    help="Pixel format to encode in.",
+    help="Pixel format to encode in.  [default: 4:2:0 with the source's bits]",
 )
 @click.option("--start", "start_s", type=float, metavar="SECONDS", help="Start at this time.")
 @click.option("--end", "end_s", type=float, metavar="SECONDS", help="Stop before this time.")
@@ -128,11 +125,12 @@ def video(
       rt4ksr video film.mkv -o film_4k.mkv --codec libx265 --crf 22
       rt4ksr video film.mkv --start 60 --end 70    ten seconds, to try settings
 
-    Uses the server's model for video if it has one, otherwise its model for pictures. Without a
+    Uses the server's model for video of 8 bits, or the one for 9 to 16. Without a
     server at the default address, and with the server extra installed, it starts one for the call.
 
-    Timestamps are kept, so audio stays in sync even at a variable frame rate. Colours are converted
-    to BT.709 and tagged. HDR is rejected, and interlaced video unless --deinterlace is given.
+    Timestamps are kept, so audio stays in sync even at a variable frame rate. Colours stay what
+    they are: 8 bits or more, BT.601, BT.709 or BT.2020, SDR, HDR10 or HLG. Other than 4:2:0 becomes
+    4:2:0. Interlaced video is rejected unless --deinterlace is given.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
     if identity_of(source) is None:
@@ -143,8 +141,8 @@ def video(
         check_target(target, source, overwrite=overwrite)
     options = VideoOptions(**choices)
     start_s = perf_counter()
-    default = scale or DEFAULT_SCALE
-    names = [models_for("video")[default].name, DEFAULT_MODELS[default].name]
+    bits = 8 if source_depth(source) == 8 else 16
+    names = [models_for("video", bits)[scale or DEFAULT_SCALE].name]
     with server.models(names, scale) as models, _progress_bar() as bar:
         upscaler = models.first
         suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rt4ksr_client.call import Call
-from rt4ksr_client.contract import INPUT_NAME, OUTPUT_NAME, WIRE_DATATYPE
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
@@ -17,7 +16,7 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
     TlsError,
 )
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.frames import Planes
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports.messages import (
     InferRequest,
@@ -104,38 +103,47 @@ class Transport(abc.ABC):
         """Ask the server about ``model``."""
         return ServedModel.from_config(self.model_config(model, call))
 
-    def upscale(self, model: ServedModel, batch: Frame, call: Call) -> Frame:
-        """Upscale frames: uint8 ``(N, H, W, 3)`` to uint8 ``(N, s*H, s*W, 3)``.
+    def upscale(self, model: ServedModel, batch: Planes, call: Call) -> Planes:
+        """Upscale frames: ``(N, H, W, C)`` to ``(N, s*H, s*W, C)`` of each of the model's tensors.
 
-        The result may be a read-only view of the response.
+        The result may be read-only views of the response.
 
         Raises:
             InvalidRequestError: the batch breaks a rule of ``model``; the client's
                 :class:`~rt4ksr_client.Upscaler` sends no such batch.
 
         """
-        count, height, width, channels = batch.shape
-        shape = (count, height * model.scale, width * model.scale, channels)
-        request = InferRequest(
-            model.name,
-            [Tensor.from_array(INPUT_NAME, batch)],
-            [RequestedOutput(OUTPUT_NAME, WIRE_DATATYPE, shape)],
-        )
+        count, height, width, _ = batch[0].shape
+        outputs = [
+            RequestedOutput(
+                tensor.name,
+                model.datatype,
+                tensor.shape(count, height * model.scale, width * model.scale),
+            )
+            for tensor in model.outputs
+        ]
+        pairs = zip(model.inputs, batch, strict=True)
+        inputs = [Tensor.from_array(tensor.name, plane) for tensor, plane in pairs]
         try:
-            response = self.infer(request, call)
+            response = self.infer(InferRequest(model.name, inputs, outputs), call)
         except ServerError as exc:
             # Triton's native backends report a frame that the graph cannot take as INTERNAL.
-            violation = model.violation(batch.shape)
+            violation = model.violation([plane.shape for plane in batch])
             if type(exc) is not ServerError or violation is None or self.route.wire != "raw":
                 raise
-            raise InvalidRequestError(f"{exc}: {violation}, got {list(batch.shape)}") from exc
-        upscaled = response.output(OUTPUT_NAME).to_array()
-        if upscaled.shape != shape or upscaled.dtype != batch.dtype:
-            raise ServerError(
-                f"{self.address}: model {model.name!r} answered with {upscaled.dtype} "
-                f"{upscaled.shape} instead of {batch.dtype} {shape}"
-            )
-        return upscaled
+            shapes = ", ".join(str(list(plane.shape)) for plane in batch)
+            raise InvalidRequestError(f"{exc}: {violation}, got {shapes}") from exc
+        planes = []
+        for output in outputs:
+            tensor = response.output(output.name)
+            plane = tensor.to_array()
+            if plane.shape != output.shape or tensor.datatype != output.datatype:
+                raise ServerError(
+                    f"{self.address}: model {model.name!r} answered with {tensor.datatype} "
+                    f"{plane.shape} instead of {output.datatype} {output.shape}"
+                )
+            planes.append(plane)
+        return tuple(planes)
 
     def __enter__(self) -> Self:
         """Return self."""

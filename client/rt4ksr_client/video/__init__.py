@@ -2,5 +2,6 @@
 
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.pipeline import Progress, upscale_video
+from rt4ksr_client.video.source import source_depth
 
-__all__ = ["Progress", "VideoOptions", "upscale_video"]
+__all__ = ["Progress", "VideoOptions", "source_depth", "upscale_video"]

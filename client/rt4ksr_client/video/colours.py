@@ -1,120 +1,205 @@
-"""Decoded frames as RGB and back: the one place that knows matrices, ranges and pixel formats.
+"""What the codes of a video mean: its tags, which go from the source to the output as they are.
 
-Upscaled video is BT.709, limited range. Numbers of matrices, primaries and transfer functions are
-those of ISO/IEC 23091-2, as streams carry them.
+Nothing here converts colours. Numbers of matrices, primaries and transfer functions are those of
+ISO/IEC 23091-2 (ITU-T H.273), as streams carry them.
 """
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 import av
-import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.reformatter import ColorRange
+from av.video.stream import VideoStream
 
-from rt4ksr_client.errors import VideoError
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
 
-__all__ = [
-    "ACCURATE_BICUBIC",
-    "BT709",
-    "check_colours",
-    "from_rgb",
-    "pad_for",
-    "tag_or",
-    "to_rgb",
-]
+__all__ = ["BT709", "ColourTags", "depth_of", "has_full_range"]
 
-BT709: Final = 1
-BT2020_PRIMARIES: Final = 9
-HDR_TRANSFERS: Final = {16: "PQ (HDR10)", 18: "HLG"}
 RGB, UNSPECIFIED = 0, 2
-MATRICES: Final = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-}
-"""Those that swscale knows."""
+BT709: Final = 1
 SD_HEIGHT_PX: Final = 576
-"""Up to this height, players take untagged video for BT.601, above it for BT.709."""
+"""Up to this height, players take untagged video for BT.601, above it for BT.709. The upscaled one
+is always above, so it has to be tagged."""
+BT601: Final = {False: (6, 6, 6), True: (5, 5, 6)}
+"""Matrix, primaries and transfer of 525 lines, and of 625 (ITU-R BT.601-7)."""
 
-# libswscale's flags by number: PyAV names them from 18 on, and Python 3.10 has no PyAV 18.
-ACCURATE_BICUBIC: Final = Interpolation.BICUBIC.value | 0x40000  # SWS_ACCURATE_RND
-FULL_CHROMA_OUTPUT: Final = 0x2000  # SWS_FULL_CHR_H_INT
-FULL_CHROMA_INPUT: Final = 0x4000  # SWS_FULL_CHR_H_INP
+DYNAMIC_METADATA: Final = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+}
+"""Made for the pictures of the source, scene by scene."""
 
 
-def check_colours(frame: VideoFrame, path: Path) -> None:
-    """Reject colours that would come out wrong; warn about what is lost.
+@dataclass(frozen=True)
+class ColourTags:
+    """How the codes of a video are to be shown.
 
-    Raises:
-        VideoError: HDR, or a wider gamut than BT.709's.
-
+    ``depth`` is their number of bits; ``chroma_location`` FFmpeg's name for where chroma lies, or
+    empty where nothing says it. ``mastering_display`` and ``light_level`` are HDR10's static
+    metadata in x265's notation, or empty.
     """
-    transfer = int(frame.color_trc or UNSPECIFIED)
-    if transfer in HDR_TRANSFERS:
-        raise VideoError(
-            f"{path}: {HDR_TRANSFERS[transfer]} video needs tone mapping first, e.g. ffmpeg -vf "
-            "zscale=t=linear,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709,format=yuv420p"
+
+    depth: int
+    matrix: int = BT709
+    primaries: int = BT709
+    transfer: int = BT709
+    is_full_range: bool = False
+    chroma_location: str = ""
+    mastering_display: str = ""
+    light_level: str = ""
+
+    @classmethod
+    def of(cls, frame: VideoFrame, stream: VideoStream, path: Path) -> ColourTags:
+        """Read the tags of a decoded frame; say what will not be kept."""
+        is_sd = frame.height <= SD_HEIGHT_PX
+        untagged = BT601[frame.height > 486] if is_sd else (BT709, BT709, BT709)
+        found = (frame.colorspace, frame.color_primaries, frame.color_trc)
+        codes = [int(code or UNSPECIFIED) for code in found]
+        if frame.format.is_rgb:  # becomes 4:2:0 of BT.709
+            codes[0] = BT709
+        matrix, primaries, transfer = (
+            default if code in (RGB, UNSPECIFIED) else code
+            for code, default in zip(codes, untagged, strict=True)
         )
-    is_wide = int(frame.color_primaries or UNSPECIFIED) == BT2020_PRIMARIES
-    if is_wide or int(frame.colorspace) not in (*MATRICES, RGB, UNSPECIFIED):
-        raise VideoError(f"{path}: BT.2020 or another wide gamut: convert it to BT.709 first")
-    depth = max(component.bits for component in frame.format.components)
-    if depth > 8:
-        warn(f"{path}: {depth} bits per channel: upscaled with 8")
-    if any(component.is_alpha for component in frame.format.components):
-        warn(f"{path}: the alpha channel is not kept")
+        if any(component.is_alpha for component in frame.format.components):
+            warn(f"{path}: the alpha channel is not kept")
+        data: Any = frame.side_data
+        kinds = {one.type.name for one in data}
+        for what in sorted({DYNAMIC_METADATA[kind] for kind in kinds & DYNAMIC_METADATA.keys()}):
+            warn(f"{path}: {what} is not kept")
+        return cls(
+            depth=depth_of(frame),
+            matrix=matrix,
+            primaries=primaries,
+            transfer=transfer,
+            is_full_range=has_full_range(frame),
+            chroma_location=chroma_location(frame, stream),
+            mastering_display=mastering_display(
+                bytes(data[SideDataType.MASTERING_DISPLAY_METADATA])
+                if SideDataType.MASTERING_DISPLAY_METADATA in data
+                else b""
+            ),
+            light_level=light_level(
+                bytes(data[SideDataType.CONTENT_LIGHT_LEVEL])
+                if SideDataType.CONTENT_LIGHT_LEVEL in data
+                else b""
+            ),
+        )
+
+    def apply(self, frame: VideoFrame) -> None:
+        """Tag ``frame``."""
+        frame.colorspace, frame.color_range = self.matrix, self.range
+        frame.color_primaries, frame.color_trc = self.primaries, self.transfer
+
+    @property
+    def range(self) -> int:
+        """FFmpeg's number for the range of the codes."""
+        return int(ColorRange.JPEG if self.is_full_range else ColorRange.MPEG)
+
+    def encoder_options(self, codec: str, options: dict[str, str]) -> dict[str, str]:
+        """Return the encoder's ``options``, and those that carry what has no field in PyAV."""
+        options = dict(options)
+        if self.chroma_location:
+            options["chroma_sample_location"] = self.chroma_location
+        if not self.mastering_display and not self.light_level:
+            return options
+        if codec == "libx265":
+            values = {"master-display": self.mastering_display, "max-cll": self.light_level}
+            added = [f"{name}={value}" for name, value in values.items() if value]
+            options["x265-params"] = ":".join([options["x265-params"], *added, "hdr10=1"])
+        elif codec == "libsvtav1":
+            values = {
+                "mastering-display": svt_notation(self.mastering_display),
+                "content-light": self.light_level,
+            }
+            options["svtav1-params"] = ":".join(f"{k}={v}" for k, v in values.items() if v)
+        else:
+            warn(f"{codec} does not keep the HDR10 metadata: libx265 and libsvtav1 do")
+        return options
 
 
-def tag_or(default: int, code: Any) -> int:
-    """Return a frame's primaries or transfer function, ``default`` where it is not tagged."""
-    value = int(code or UNSPECIFIED)
-    return default if value in (0, UNSPECIFIED) else value
+def depth_of(frame: VideoFrame) -> int:
+    """Return the bits of a code of ``frame``."""
+    return max(component.bits for component in frame.format.components)
 
 
-def to_rgb(frame: VideoFrame) -> Frame:
-    """Return a decoded frame as uint8 ``(H, W, 3)``, RGB, as it is stored (not rotated)."""
-    untagged = Colorspace.ITU601 if frame.height <= SD_HEIGHT_PX else Colorspace.ITU709
-    levels = int(frame.color_range)
-    if levels not in (ColorRange.MPEG, ColorRange.JPEG):
-        is_full = frame.format.name.startswith("yuvj") or frame.format.is_rgb
-        levels = ColorRange.JPEG if is_full else ColorRange.MPEG
-    rgb = frame.reformat(
-        format="rgb24",
-        src_colorspace=MATRICES.get(int(frame.colorspace), untagged),
-        src_color_range=ColorRange(levels),
-        dst_color_range=ColorRange.JPEG,
-        interpolation=ACCURATE_BICUBIC | FULL_CHROMA_OUTPUT,
-    )
-    return rgb.to_ndarray().view(np.uint8)
+def has_full_range(frame: VideoFrame) -> bool:
+    """Return whether the codes of ``frame``, as 4:2:0, use all of their range."""
+    if frame.format.is_rgb:
+        return False  # becomes limited range
+    if int(frame.color_range) in (ColorRange.MPEG, ColorRange.JPEG):
+        return int(frame.color_range) == ColorRange.JPEG
+    return frame.format.name.startswith("yuvj")
 
 
-def pad_for(pixel_format: str, image: Frame) -> Frame:
-    """Repeat the last row or column where ``pixel_format`` stores colours for pairs of them.
+def chroma_location(frame: VideoFrame, stream: VideoStream) -> str:
+    """Return FFmpeg's name for where chroma lies; empty where it is not known.
 
-    Returns ``image`` itself where nothing is missing.
+    PyAV has no field for it; FFmpeg's filter ``showinfo`` prints it.
     """
-    known = av.VideoFormat(pixel_format, 2, 2)
-    across, down = 2 // known.chroma_width(2), 2 // known.chroma_height(2)
-    height, width, _ = image.shape
-    if height % down or width % across:
-        return np.pad(image, ((0, -height % down), (0, -width % across), (0, 0)), mode="edge")
-    return image
+    with logged_info() as lines:
+        graph = av.filter.Graph()
+        nodes = graph.add_buffer(template=stream), graph.add("showinfo"), graph.add("buffersink")
+        nodes[0].link_to(nodes[1])
+        nodes[1].link_to(nodes[2])
+        graph.configure()
+        graph.push(frame)
+        graph.pull()
+    found = re.search(r"\bcl:(\w+)", " ".join(text for _, _, text in lines))
+    return "" if found is None or found[1] == "unspecified" else found[1]
 
 
-def from_rgb(image: Frame, pixel_format: str) -> VideoFrame:
-    """Return uint8 ``(H, W, 3)``, RGB, as a frame to encode: BT.709, limited range."""
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return rgb.reformat(
-        format=pixel_format,
-        dst_colorspace=Colorspace.ITU709,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=ACCURATE_BICUBIC | FULL_CHROMA_INPUT,
+@contextmanager
+def logged_info() -> Iterator[list[tuple[int, str, str]]]:
+    """Collect what FFmpeg logs in this thread."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as lines:
+            yield lines
+    finally:
+        av.logging.set_level(level)
+
+
+def mastering_display(data: bytes) -> str:
+    """Return FFmpeg's ``AVMasteringDisplayMetadata`` in x265's notation; empty where it is not."""
+    if len(data) < 88:
+        return ""
+    *values, has_primaries, has_luminance = struct.unpack("=20i2i", data[:88])
+    if not (has_primaries and has_luminance):
+        return ""
+    pairs = zip(values[::2], values[1::2], strict=True)
+    numbers = [Fraction(a, b or 1) for a, b in pairs]
+    red, green, blue, white = (
+        f"({round(x * 50000)},{round(y * 50000)})"
+        for x, y in zip(numbers[:8:2], numbers[1:8:2], strict=True)
     )
+    darkest, brightest = (round(value * 10000) for value in numbers[8:])
+    return f"G{green}B{blue}R{red}WP{white}L({brightest},{darkest})"
+
+
+def light_level(data: bytes) -> str:
+    """Return FFmpeg's ``AVContentLightMetadata`` as ``MaxCLL,MaxFALL``; empty where it is not."""
+    return ",".join(map(str, struct.unpack("=2I", data[:8]))) if len(data) >= 8 else ""
+
+
+def svt_notation(mastering: str) -> str:
+    """Return x265's notation of a mastering display in SVT-AV1's, which has real numbers."""
+
+    def real(match: re.Match[str]) -> str:
+        name, unit = match[1], 10000 if match[1] == "L" else 50000
+        numbers = (f"{int(value) / unit:g}" for value in match[2].split(","))
+        return f"{name}({','.join(numbers)})"
+
+    return re.sub(r"([A-Z]+)\((\d+,\d+)\)", real, mastering)

@@ -19,8 +19,8 @@ from av.stream import Discard
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
+from rt4ksr_client.frames import Yuv420
 from rt4ksr_client.pictures import warn
-from rt4ksr_client.video.colours import pad_for
 from rt4ksr_client.video.containers import (
     ContainerFormat,
     is_cover,
@@ -40,7 +40,7 @@ from rt4ksr_client.video.losses import losses
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.segments import Segment, SegmentEncoder
 from rt4ksr_client.video.sound import ENCODERS, EncodedSound
-from rt4ksr_client.video.source import TimedFrame, VideoSource
+from rt4ksr_client.video.source import VideoSource
 from rt4ksr_client.video.timecode import later_timecode
 from rt4ksr_client.video.timing import Seam, constant_rate, decode_times
 
@@ -78,12 +78,11 @@ class Muxer:
         self._through_tee = False
         with TemporaryDirectory(prefix="rt4ksr-") as folder:
             sample = Path(folder, "000000.mkv")
-            size = (source.height_px * scale, source.width_px * scale, 3)
-            black = pad_for(options.pixel_format, np.zeros(size, np.uint8))
-            with SegmentEncoder(
-                sample, (black.shape[1], black.shape[0]), source, options
-            ) as encoder:
-                encoder.write(TimedFrame(source.start_pts, black))
+            width, height = source.width_px * scale, source.height_px * scale
+            chroma = np.zeros((-(-height // 2), -(-width // 2), 2), np.uint8)
+            blank = Yuv420(np.zeros((height, width), np.uint8), chroma)
+            with SegmentEncoder(sample, (width, height), source, options) as encoder:
+                encoder.write(source.start_pts, blank)
             self._choose_streams(Segment(sample, (source.start_pts,)))
 
     def _choose_streams(self, sample: Segment) -> None:
@@ -135,7 +134,8 @@ class Muxer:
             return
         self._keeps_timecode = False
         if not has_timecode or not self._rehearse(sample, {}):
-            codec = av.Codec(self._options.codec, "w").canonical_name
+            name = self._options.codec_for(self._source.colours.depth)
+            codec = av.Codec(name, "w").canonical_name
             raise VideoError(f"{self._target}: this format cannot hold {codec}: try .mkv")
         warn(f"{self._target}: this format cannot hold the time code: left out")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, get_args
+
+import av
 
 from rt4ksr_client.errors import VideoError
 
@@ -24,6 +27,8 @@ CODECS: Final[dict[str, dict[str, str]]] = {
 QUALITY_OPTIONS: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
 """What encoders call their quality where that is not ``crf``; None where they have none."""
 
+PLANAR_420: Final = re.compile(r"yuv420p(\d+)le")
+
 MAX_FPS: Final = 1000
 
 AudioChoice = Literal["copy", "aac", "opus", "none"]
@@ -34,11 +39,13 @@ class VideoOptions:
     """Settings of :func:`~rt4ksr_client.video.upscale_video`.
 
     Args:
-        codec: FFmpeg's name of the encoder, one of ``libx264``, ``libx265``, ``libsvtav1``,
+        codec: FFmpeg's name of the encoder; by default ``libx264``, and ``libx265`` for more than 8
+            bits. One of ``libx264``, ``libx265``, ``libsvtav1``,
             ``libvpx-vp9``, ``ffv1`` (lossless), ``h264_nvenc`` and ``hevc_nvenc``.
         crf: quality of the encoder: lower is better, and larger. Default: by codec.
         preset: the encoder's trade-off of speed and size, e.g. ``veryfast``. Default: by codec.
-        pixel_format: FFmpeg's name of the format to encode in.
+        pixel_format: FFmpeg's name of the format to encode in. Default: 4:2:0 with the source's
+            bits, or as many of them as the encoder takes.
         start_s: begin this many seconds after the first frame.
         end_s: end this many seconds after the first frame.
         frames: upscale at most this many frames.
@@ -55,10 +62,10 @@ class VideoOptions:
 
     """
 
-    codec: str = "libx264"
+    codec: str | None = None
     crf: int | None = None
     preset: str | None = None
-    pixel_format: str = "yuv420p"
+    pixel_format: str | None = None
     start_s: float | None = None
     end_s: float | None = None
     frames: int | None = None
@@ -70,12 +77,13 @@ class VideoOptions:
 
     def __post_init__(self) -> None:
         """Reject what cannot work."""
-        if self.codec not in CODECS:
-            raise VideoError(f"unknown codec {self.codec!r}: choose one of {', '.join(CODECS)}")
-        if self.crf is not None and QUALITY_OPTIONS.get(self.codec, "crf") is None:
-            raise VideoError(f"{self.codec} is lossless: leave out crf")
-        if self.preset is not None and "preset" not in CODECS[self.codec]:
-            raise VideoError(f"{self.codec} has no presets: leave out preset")
+        codec = self.codec or "libx264"
+        if codec not in CODECS:
+            raise VideoError(f"unknown codec {codec!r}: choose one of {', '.join(CODECS)}")
+        if self.crf is not None and QUALITY_OPTIONS.get(codec, "crf") is None:
+            raise VideoError(f"{codec} is lossless: leave out crf")
+        if self.preset is not None and "preset" not in CODECS[codec]:
+            raise VideoError(f"{codec} has no presets: leave out preset")
         if self.audio not in get_args(AudioChoice):
             raise VideoError(f"audio must be one of {', '.join(get_args(AudioChoice))}")
         if (self.start_s or 0) < 0 or (
@@ -87,12 +95,27 @@ class VideoOptions:
         if self.fps is not None and not 0 < self.fps <= MAX_FPS:
             raise VideoError(f"fps must be above 0, and {MAX_FPS} at most")
 
-    @property
-    def encoder_options(self) -> dict[str, str]:
-        """FFmpeg's options of the encoder."""
-        options = dict(CODECS[self.codec])
+    def codec_for(self, depth: int) -> str:
+        """Return the encoder for codes of ``depth`` bits."""
+        return self.codec or ("libx264" if depth == 8 else "libx265")
+
+    def pixel_format_for(self, depth: int) -> str:
+        """Return the format to encode codes of ``depth`` bits in."""
+        if self.pixel_format is not None:
+            return self.pixel_format
+        if depth == 8:
+            return "yuv420p"
+        formats = av.Codec(self.codec_for(depth), "w").video_formats or []
+        planar = {int(found[1]) for f in formats if (found := PLANAR_420.fullmatch(f.name))}
+        if not planar:
+            return "p010le" if any(f.name == "p010le" for f in formats) else "yuv420p"
+        return f"yuv420p{min(planar, key=lambda bits: (bits < depth, abs(bits - depth)))}le"
+
+    def encoder_options(self, codec: str) -> dict[str, str]:
+        """Return FFmpeg's options of the encoder."""
+        options = dict(CODECS[codec])
         if self.crf is not None:
-            options[QUALITY_OPTIONS.get(self.codec) or "crf"] = str(self.crf)
+            options[QUALITY_OPTIONS.get(codec) or "crf"] = str(self.crf)
         if self.preset is not None:
             options["preset"] = self.preset
         return options

@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.frames import Yuv420
 
 __all__ = ["Orientation"]
 
@@ -47,8 +48,14 @@ class Orientation:
             return cls(transposed=True, mirrored=c < 0, upside_down=b < 0)
         raise ValueError("its display matrix shears the picture, or turns it by an odd angle")
 
-    def apply(self, image: Frame) -> Frame:
-        """Return a stored picture ``(H, W, 3)`` as it is shown."""
-        shown = image.transpose(1, 0, 2) if self.transposed else image
+    def apply(self, image: Yuv420) -> Yuv420:
+        """Return a stored frame as it is shown."""
+        if self == Orientation():
+            return image
+        luma, chroma = (self._turned(plane) for plane in (image.luma, image.chroma))
+        return Yuv420(luma, chroma)
+
+    def _turned(self, plane: NDArray[Any]) -> NDArray[Any]:
+        shown = np.swapaxes(plane, 0, 1) if self.transposed else plane
         shown = shown[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
         return np.ascontiguousarray(shown)

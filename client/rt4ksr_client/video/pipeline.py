@@ -15,14 +15,16 @@ import av
 
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
+from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import is_stream
+from rt4ksr_client.frames import Yuv420
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
-from rt4ksr_client.video.colours import pad_for
 from rt4ksr_client.video.decoding import Faults
 from rt4ksr_client.video.muxer import Muxer
 from rt4ksr_client.video.options import VideoOptions
+from rt4ksr_client.video.planes import from_video_frame
 from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
 from rt4ksr_client.video.source import TimedFrame, VideoSource
@@ -63,8 +65,8 @@ def upscale_video(
     """Upscale the video ``source`` into the file ``target``.
 
     ``target`` is complete in the end, or as it was. Finished segments are kept in a folder beside
-    it until then. Audio, subtitles, chapters and metadata are copied, times are kept exactly, and
-    colours become BT.709.
+    it until then. Audio, subtitles, chapters and metadata are copied; times and colours are kept
+    exactly.
 
     Args:
         source: a file that FFmpeg can read.
@@ -86,6 +88,14 @@ def upscale_video(
     if target.is_file() and not overwrite and not is_stream(target):
         raise VideoError(f"{target}: the file exists")
     video = VideoSource.probe(source, options, resume=resume)
+    served = upscaler.served_model
+    if served.colours != "yuv420":
+        fitting = ", ".join(spec.name for spec in MODELS.values() if spec.colours == "yuv420")
+        raise VideoError(f"model {served.name!r} is for pictures: use {fitting}")
+    bits = served.bits
+    if video.colours.depth > bits:
+        warn(f"{source}: {video.colours.depth} bits a value: upscaled with {bits}")
+        video = dataclasses.replace(video, colours=dataclasses.replace(video.colours, depth=bits))
     muxer = Muxer(video, target, options, upscaler.served_model.scale)
     with SegmentFolder(target, run_identity(video, upscaler, options), resume=resume) as folder:
         clock = video.clock()
@@ -136,17 +146,17 @@ def encode_segments(
     frames = source.frames(options, last, faults, clock)
     if options.frames is not None:
         frames = itertools.islice(frames, max(0, options.frames - resumed))
-    with closing(upscaled_frames(frames, upscaler)) as upscaled:
+    with closing(upscaled_frames(frames, source, upscaler)) as upscaled:
         for index in itertools.count(len(finished)):
             first = next(upscaled, None)
             if first is None:
                 break
-            height, width, _ = pad_for(options.pixel_format, first.image).shape
+            height, width = first[1].luma.shape
             rest = itertools.islice(upscaled, options.segment_frames - 1)
             path = folder.segment_path(index)
             with SegmentEncoder(path, (width, height), source, options) as encoder:
-                for frame in itertools.chain([first], rest):
-                    encoder.write(frame)
+                for pts, image in itertools.chain([first], rest):
+                    encoder.write(pts, image)
                     progress = dataclasses.replace(progress, done=progress.done + 1)
                     on_progress(progress)
     return progress
@@ -180,12 +190,17 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
 
 
 def upscaled_frames(
-    frames: Iterator[TimedFrame], upscaler: Upscaler
-) -> Generator[TimedFrame, None, None]:
-    """Yield ``frames`` upscaled, in order; they are decoded ahead and sent several at once."""
+    frames: Iterator[TimedFrame], source: VideoSource, upscaler: Upscaler
+) -> Generator[tuple[int, Yuv420], None, None]:
+    """Yield time and planes of ``frames`` upscaled, in order.
 
-    def upscale(frame: TimedFrame, cancellation: Cancellation) -> TimedFrame:
-        return TimedFrame(frame.pts, upscaler.upscale(frame.image, cancellation=cancellation))
+    They are decoded ahead, and several are turned upright and sent at once.
+    """
+    bits = upscaler.served_model.bits
+
+    def upscale(frame: TimedFrame, cancellation: Cancellation) -> tuple[int, Yuv420]:
+        image = source.orientation.apply(from_video_frame(frame.image, bits))
+        return frame.pts, upscaler.upscale(image, cancellation=cancellation)
 
     with closing(prefetch(frames, DECODED_AHEAD)) as decoded:
         yield from in_order(upscale, decoded, DEFAULT_IN_FLIGHT)

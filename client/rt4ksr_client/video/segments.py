@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import av
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import atomic_write
-from rt4ksr_client.video.colours import BT709, from_rgb, pad_for
+from rt4ksr_client.frames import Yuv420
 from rt4ksr_client.video.containers import ffmpeg_url, write_errors
 from rt4ksr_client.video.options import VideoOptions
-from rt4ksr_client.video.source import TimedFrame, VideoSource
+from rt4ksr_client.video.planes import to_video_frame
+from rt4ksr_client.video.source import VideoSource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -165,7 +165,7 @@ def is_of(folder: Path, identity: dict[str, Any]) -> bool:
 class SegmentEncoder:
     """Encodes frames into one segment; leaving the block without an error finishes it.
 
-    ``size_px`` is width and height of the frames.
+    ``size_px`` is width and height of the frames; odd ones are extended by one.
 
     Raises:
         VideoError: the encoder cannot do it, or the file cannot be written.
@@ -177,34 +177,35 @@ class SegmentEncoder:
     ) -> None:
         self._path = path
         self._source = source
-        self._pixel_format = options.pixel_format
+        colours = source.colours
+        codec = options.codec_for(colours.depth)
+        self._pixel_format = options.pixel_format_for(colours.depth)
         self._pts: list[int] = []
         self._written = 0
         with write_errors(self._path.parent):
             self._container = av.open(ffmpeg_url(path), "w", format="matroska")
-            stream = self._container.add_stream(
-                options.codec, rate=source.rate, options=options.encoder_options
-            )
+            encoder_options = colours.encoder_options(codec, options.encoder_options(codec))
+            stream = self._container.add_stream(codec, rate=source.rate, options=encoder_options)
         assert isinstance(stream, VideoStream)  # noqa: S101 - CODECS has video encoders only
         self._stream = stream
-        stream.width, stream.height = size_px
-        stream.pix_fmt = options.pixel_format
+        stream.width, stream.height = (side + side % 2 for side in size_px)
+        stream.pix_fmt = self._pixel_format
         context = stream.codec_context
         context.time_base = source.time_base
         context.sample_aspect_ratio = source.aspect
-        context.colorspace, context.color_range = BT709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = source.primaries, source.transfer
+        context.colorspace, context.color_range = colours.matrix, colours.range
+        context.color_primaries, context.color_trc = colours.primaries, colours.transfer
 
     def __enter__(self) -> Self:
         """Return self."""
         return self
 
-    def write(self, frame: TimedFrame) -> None:
-        """Encode an upscaled frame; its time is that of the source's frame."""
+    def write(self, pts: int, image: Yuv420) -> None:
+        """Encode an upscaled frame, to be shown at ``pts`` in the source's time base."""
         with write_errors(self._path.parent):
-            shown = from_rgb(pad_for(self._pixel_format, frame.image), self._pixel_format)
-            shown.pts, shown.time_base = frame.pts, self._source.time_base
-            self._mux(shown)
+            frame = to_video_frame(image, self._pixel_format, self._source.colours)
+            frame.pts, frame.time_base = pts, self._source.time_base
+            self._mux(frame)
         self._written += 1
 
     def __exit__(

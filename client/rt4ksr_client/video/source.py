@@ -18,9 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rt4ksr_client.errors import VideoError
-from rt4ksr_client.frames import Frame
 from rt4ksr_client.pictures import warn
-from rt4ksr_client.video.colours import ACCURATE_BICUBIC, BT709, check_colours, tag_or, to_rgb
+from rt4ksr_client.video.colours import ColourTags
 from rt4ksr_client.video.containers import open_input, read_errors
 from rt4ksr_client.video.decoding import (
     Faults,
@@ -31,6 +30,7 @@ from rt4ksr_client.video.decoding import (
 )
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.orientation import Orientation
+from rt4ksr_client.video.planes import ACCURATE_BICUBIC
 from rt4ksr_client.video.timing import (
     FrameTimes,
     Timing,
@@ -41,7 +41,7 @@ from rt4ksr_client.video.timing import (
     rate_of,
 )
 
-__all__ = ["TimedFrame", "VideoSource"]
+__all__ = ["TimedFrame", "VideoSource", "source_depth"]
 
 SEEK_BACK_S: Final = (0, 10, 60)
 SAMPLES: Final = 8
@@ -54,11 +54,11 @@ logger = logging.getLogger(__name__)
 class TimedFrame:
     """A frame and when it is shown: ``pts``, in the ``time_base`` of its source.
 
-    ``image`` is uint8 ``(H, W, 3)``, RGB, upright.
+    ``image`` is as it is stored, not turned.
     """
 
     pts: int
-    image: Frame
+    image: VideoFrame
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class VideoSource:
     """A file, and what the output takes over from its video. Sizes are upright, in pixels.
 
     ``time_base`` is the unit of times in seconds, ``rate`` the frames per second, ``aspect`` that
-    of a pixel. The target begins at ``begin_s``. ``primaries`` and ``transfer`` are
-    codes of ISO/IEC 23091-2.
+    of a pixel. The target begins at ``begin_s``.
     """
 
     path: Path
@@ -81,8 +80,7 @@ class VideoSource:
     duration_s: float
     expected_frames: int
     orientation: Orientation
-    primaries: int
-    transfer: int
+    colours: ColourTags
     timing: Timing
 
     @classmethod
@@ -118,7 +116,6 @@ class VideoSource:
                     start = timing.first_pts if timing.sorted else frame.pts
             if options.fps is not None and not timing.counted and not timing.sorted:
                 raise VideoError(f"{path}: its frames have times of their own: leave out --fps")
-            check_colours(frame, path)
             check_fields(frame, path, options)
             if stream.metadata.get("alpha_mode") == "1":
                 warn(f"{path}: the alpha channel is not kept")
@@ -145,8 +142,7 @@ class VideoSource:
                 duration_s=duration_of(container, stream, timing, rate),
                 expected_frames=stream.frames or timing.packets or 0,
                 orientation=orientation,
-                primaries=tag_or(BT709, frame.color_primaries),
-                transfer=tag_or(BT709, frame.color_trc),
+                colours=ColourTags.of(frame, stream, path),
                 timing=dataclasses.replace(timing, counted=is_counted),
             )
             codec = stream.codec_context.name
@@ -264,7 +260,7 @@ class VideoSource:
                 if end is not None and pts >= end:
                     break
                 if pts >= begin:
-                    yield TimedFrame(pts, self.orientation.apply(to_rgb(frame)))
+                    yield TimedFrame(pts, frame)
             else:
                 for kind in streams_found_late(container):
                     warn(f"{self.path}: {kind} that begins in the middle of the file: left out")
@@ -337,6 +333,18 @@ class VideoSource:
         # Filters count in units of their own.
         unit = frame.time_base or self.time_base
         return round(frame.pts * unit / self.time_base)
+
+
+def source_depth(path: Path) -> int:
+    """Return the bits of a code of the video in a file, as its header says.
+
+    Raises:
+        VideoError: there is no video in it.
+
+    """
+    with open_input(path) as container:
+        known = video_stream(container, path).codec_context.format
+        return max((component.bits for component in known.components), default=8) if known else 8
 
 
 def size_error(path: Path, frame: VideoFrame) -> VideoError:

@@ -25,7 +25,6 @@ from rt4ksr_client.security import Security
 from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.degradations import Pixels
 from rt4ksr_export.evaluation import (
-    FRAMES,
     PHOTOGRAPHS,
     Scores,
     Summary,
@@ -71,11 +70,6 @@ PIPED_COLUMNS = 120
 )
 @security_options
 @click.option(
-    "--video",
-    is_flag=True,
-    help="Score frames of H.264 video (rate factors 23 and 28) instead of photographs.",
-)
-@click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Plot each picture's gain over bicubic to this PNG.",
@@ -90,7 +84,6 @@ def evaluate_command(
     weights: tuple[str, ...],
     url: str | None,
     model: str | None,
-    video: bool,
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -105,14 +98,14 @@ def evaluate_command(
       rt4ksr evaluate --data photos/ --scale 2 --url 127.0.0.1:8001
 
     Each picture is downscaled (Pillow's bicubic, antialiased), upscaled as it is and after JPEG
-    compression of quality 90 and 75 (--video: H.264), and compared with the original: 8-bit values,
+    compression of quality 90 and 75, and compared with the original: 8-bit values,
     without a border of twice the scale; Y is that of BT.601.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if plot is not None:
         check_target(plot, overwrite=overwrite, option="--plot")
     console = Console(stderr=True)
     paths = find_pictures(data)
-    conditions = FRAMES if video else PHOTOGRAPHS
+    conditions = PHOTOGRAPHS
     with ExitStack() as stack:
         methods = {BASELINE: bicubic(int(scale))}
         if url is not None:

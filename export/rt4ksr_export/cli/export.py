@@ -78,7 +78,7 @@ def export(
     if target == "onnx" and (force or trtexec):
         raise click.UsageError("--force and --trtexec go with --target tensorrt or rtx")
     if weights is not None:
-        specs = [_export_weights(weights, wanted_scale, model, output, overwrite=overwrite)]
+        specs = _export_weights(weights, wanted_scale, model, output, overwrite=overwrite)
     else:
         specs = [
             spec
@@ -90,7 +90,7 @@ def export(
         published = [spec for spec in specs if (output / spec.name).is_dir()]
         if target == "onnx" or not published:
             for spec in specs:
-                network = load_network(packaged_weights(spec.name))
+                network = load_network(packaged_weights(spec.weights_name))
                 _publish(network, spec, output, overwrite=overwrite)
         else:
             specs = published
@@ -105,20 +105,28 @@ def export(
 
 def _export_weights(
     weights: str, scale: int | None, model: str | None, output: Path, *, overwrite: bool
-) -> ModelSpec:
-    """Publish ``weights``, a file or a name, as ``model`` or the default model of their scale.
+) -> list[ModelSpec]:
+    """Publish ``weights``, a file or a name, as ``model`` or the models for their scale.
+
+    Those are the default model, or for weights of 4:2:0 the video models of 8 and 16 bits.
 
     Raises:
         CheckpointError: weights of another scale, or of one that has no model.
 
     """
     network = load_network(resolve_weights(weights), scale=scale)
-    found = network.architecture.scale
-    if model is None and found not in DEFAULT_MODELS:
+    found, colours = network.architecture.scale, network.architecture.colours
+    content = "any" if colours == "rgb" else "video"
+    specs = [
+        spec
+        for spec in MODELS.values()
+        if spec.name == model or (not model and (spec.scale, spec.content) == (found, content))
+    ]
+    if not specs:
         raise CheckpointError(f"{weights}: there is no model for scale {found}")
-    spec = MODELS[model] if model else DEFAULT_MODELS[found]
-    _publish(network, spec, output, overwrite=overwrite)
-    return spec
+    for spec in specs:
+        _publish(network, spec, output, overwrite=overwrite)
+    return specs
 
 
 def _publish(network: RT4KSR, spec: ModelSpec, output: Path, *, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import get_args
 
 import click
 import torch
@@ -18,9 +19,11 @@ from rich.progress import (
 
 from rt4ksr_client.cli.options import overwrite_option
 from rt4ksr_client.cli.targets import check_target
-from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS, Colours
+from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import load_network, resolve_weights, save_network
 from rt4ksr_export.degradations import PRESETS
+from rt4ksr_export.fusion import fold_yuv420
 from rt4ksr_export.network import RT4KSR, Architecture
 from rt4ksr_export.pictures import (
     PairSource,
@@ -72,9 +75,15 @@ _folders = click.Path(path_type=Path)
     help="Fine-tune these weights: .safetensors, .pth, or the name of shipped ones.",
 )
 @click.option(
+    "--colours",
+    type=click.Choice(get_args(Colours)),
+    help="Colours of the network: RGB, or 4:2:0 as in video.  [default: those of --degrade]",
+)
+@click.option(
     "--degrade",
     type=click.Choice(list(PRESETS)),
-    help="How the small pictures are made from the large ones.",
+    help="How the small pictures are made from the large ones. video, h264, h265 and av1 are for "
+    "4:2:0.  [default: by recipe; with --colours yuv420, video]",
 )
 @click.option(
     "--recipe",
@@ -100,6 +109,7 @@ def train(
     scale: str | None,
     output: Path | None,
     init: str | None,
+    colours: Colours | None,
     degrade: str | None,
     recipe: Path | None,
     iterations: int | None,
@@ -113,7 +123,8 @@ def train(
     \b
     Examples:
       rt4ksr train --data photos/ --scale 2 -o my_x2.safetensors
-      rt4ksr train --data frames/ --scale 2 --init rt4ksr_x2 --degrade h264 -o my_x2.safetensors
+      rt4ksr train --data photos/ --scale 2 --init rt4ksr_x2 --degrade webp -o my_x2.safetensors
+      rt4ksr train --data frames/ --scale 2 --colours yuv420 --init rt4ksr_x2_video
       rt4ksr export --weights my_x2.safetensors -o my_repository
 
     Ctrl-C saves the state and stops; the same command resumes exactly there. A GPU is used if there
@@ -123,6 +134,8 @@ def train(
         torch.set_num_threads(threads)
     if recipe is None and scale is None:
         raise click.UsageError("give --scale, or a --recipe that has one")
+    if colours == "yuv420" and degrade is None and recipe is None:
+        degrade = "video"
     settings = load_recipe(
         recipe,
         scale=None if scale is None else int(scale),
@@ -130,6 +143,10 @@ def train(
         iterations=iterations,
         seed=seed,
     )
+    if colours not in (None, settings.colours):
+        raise click.UsageError(
+            f"--degrade {settings.degrade} is for {settings.colours}, not for {colours}"
+        )
     output = output or Path(f"my_x{settings.scale}.safetensors")
     check_target(output, overwrite=overwrite)
     run = Run(run_folder or output.with_suffix(".run"))
@@ -140,7 +157,8 @@ def train(
     if init is None:
         network = initial_network(Architecture(settings.scale), settings.seed)
     else:
-        network = load_network(resolve_weights(init), scale=settings.scale).train()
+        network = load_network(resolve_weights(init), scale=settings.scale)
+    network = with_colours(network, settings.colours).train()
     trainer = _open_trainer(network, settings, data, validation, run, console)
     if trainer.iteration:
         console.print(f"resuming from iteration {trainer.iteration} in {run.folder}")
@@ -151,6 +169,21 @@ def train(
         raise click.exceptions.Exit(130)
     save_network(trainer.averaged(), output, {"scale": str(settings.scale)})
     click.echo(f"{output}: the log is {run.folder / 'log.csv'}, its plot log.png")
+
+
+def with_colours(network: RT4KSR, colours: Colours) -> RT4KSR:
+    """Return ``network``, folded if it is for RGB and one for 4:2:0 is wanted.
+
+    Raises:
+        CheckpointError: it is for 4:2:0, and one for RGB is wanted.
+
+    """
+    found = network.architecture.colours
+    if found == colours:
+        return network
+    if found == "yuv420":
+        raise CheckpointError("weights for 4:2:0 video cannot be trained for RGB")
+    return fold_yuv420(network)
 
 
 def _open_trainer(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rt4ksr_client.contract import Colours
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.degradations import PRESETS
 
@@ -23,7 +24,8 @@ __all__ = ["Recipe", "load_recipe"]
 class Recipe:
     """How a network is trained.
 
-    ``degrade`` is a name of ``degradations.PRESETS``. There are ``iterations`` of ``batch_size``
+    ``degrade`` is a name of ``degradations.PRESETS``, which also says for which colours the network
+    is: RGB or 4:2:0. There are ``iterations`` of ``batch_size``
     patches of ``patch_px`` x ``patch_px`` small pixels; from ``large_patch_from`` on (a share of
     the iterations) they have ``large_patch_px``. The loss is the mean absolute difference, from
     ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches, in
@@ -70,6 +72,11 @@ class Recipe:
         decayed = max(0.0, iteration - decay_start) / max(1.0, self.iterations - decay_start)
         cosine = 0.5 * (1 + math.cos(math.pi * decayed))
         return self.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+    @property
+    def colours(self) -> Colours:
+        """Of the network."""
+        return PRESETS[self.degrade].colours
 
     @property
     def largest_patch_px(self) -> int:

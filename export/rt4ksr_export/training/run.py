@@ -156,7 +156,9 @@ def _plot_log(rows: list[LogRow]) -> bytes:
     figure = Figure(figsize=(9, 4), layout="constrained")
     loss, psnr = figure.subplots(1, 2)
     iterations = [row.iteration for row in rows]
-    loss.semilogy(iterations, [row.loss for row in rows])
+    loss.plot(iterations, [row.loss for row in rows])
+    if all(row.loss > 0 for row in rows):  # the PSNR loss is negative
+        loss.set_yscale("log")
     loss.set(title="loss", xlabel="iteration")
     psnr.plot(iterations, [row.psnr_db for row in rows], label="network")
     psnr.plot(iterations, [row.bicubic_psnr_db for row in rows], "--", label="bicubic")

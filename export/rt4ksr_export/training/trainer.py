@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
 from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
@@ -26,10 +27,11 @@ from torch.func import functional_call
 from rt4ksr_client.cli.before_after import before_after
 from rt4ksr_client.errors import CheckpointError
 from rt4ksr_export.checkpoint import save_network
-from rt4ksr_export.degradations import Degradation, Pixels
-from rt4ksr_export.evaluation import bicubic
+from rt4ksr_export.colours import Codes, Samples, samples_to_codes, yuv420_to_rgb
+from rt4ksr_export.degradations import Degradation, Pixels, VideoDegradation
+from rt4ksr_export.evaluation import bicubic_rgb, bicubic_yuv420
 from rt4ksr_export.fusion import fuse, fuse_parameters
-from rt4ksr_export.network import RT4KSR, FusedRT4KSR, upscale_pixels
+from rt4ksr_export.network import RT4KSR, FusedRT4KSR, upscale_samples
 from rt4ksr_export.pictures import PairSource
 from rt4ksr_export.scores import psnr_db
 from rt4ksr_export.training.recipe import Recipe
@@ -64,6 +66,9 @@ class Listener(Protocol):
 class Validation:
     """PSNR on the centres of a few pictures, and a preview. The pairs are made once.
 
+    PSNR is that of the codes: of RGB, or of the six samples of a block of 4:2:0, of which luma has
+    four.
+
     Args:
         pictures: uint8 ``(H, W, 3)`` each.
         degradation: makes the small pictures.
@@ -73,34 +78,51 @@ class Validation:
     """
 
     def __init__(
-        self, pictures: Sequence[Pixels], degradation: Degradation, scale: int, seed: int
+        self,
+        pictures: Sequence[Pixels],
+        degradation: Degradation | VideoDegradation,
+        scale: int,
+        seed: int,
     ) -> None:
         rng = np.random.default_rng(seed)
-        self._scale = scale
-        self._large: list[Pixels] = []
+        self._scale, self._colours = scale, degradation.colours
+        self._pairs: list[tuple[Samples, Samples]] = []
         for pixels in pictures:
             height, width = pixels.shape[:2]
             side = min(VALIDATION_PX, height, width) // (2 * scale) * 2 * scale
             top, left = (height - side) // 2, (width - side) // 2
-            self._large.append(pixels[top : top + side, left : left + side])
-        self._small = [np.asarray(degradation(Image.fromarray(p), scale, rng)) for p in self._large]
-        upscale = bicubic(scale)
-        self.bicubic_psnr_db = self.mean_psnr_db([upscale(small) for small in self._small])
+            large = Image.fromarray(pixels[top : top + side, left : left + side])
+            self._pairs.append(degradation.pair(large, scale, rng))
+        cubic = bicubic_yuv420 if self._colours == "yuv420" else bicubic_rgb
+        self.bicubic_psnr_db = self._mean_psnr_db(partial(cubic, scale=scale))
 
     def psnr_db(self, network: RT4KSR) -> float:
-        """Mean PSNR (RGB) over the pairs, in dB."""
-        fused = fuse(network)
-        return self.mean_psnr_db([upscale_pixels(fused, small) for small in self._small])
+        """Mean PSNR over the pairs, in dB."""
+        return self._mean_psnr_db(partial(upscale_samples, fuse(network)))
 
-    def mean_psnr_db(self, upscaled: Sequence[Pixels]) -> float:
-        """Mean PSNR (RGB) of ``upscaled``, one for each pair, in dB."""
-        pairs = zip(self._large, upscaled, strict=True)
-        return float(np.mean([psnr_db(large, ours, 2 * self._scale) for large, ours in pairs]))
+    def _mean_psnr_db(self, upscale: Callable[[Samples], Samples]) -> float:
+        """Mean PSNR over the pairs, in dB, of what ``upscale`` makes of the small pictures."""
+        border = 2 * self._scale
+        return fmean(
+            psnr_db(self._codes(large), self._codes(upscale(small)), border)
+            for small, large in self._pairs
+        )
+
+    def _codes(self, samples: Samples) -> Codes:
+        """Return codes, ``(H, W, C)``."""
+        return np.moveaxis(samples_to_codes(samples, self._colours), 0, -1)
 
     def preview(self, network: RT4KSR) -> Image.Image:
         """Return the first pair: bicubic beside the network."""
-        upscaled = upscale_pixels(fuse(network), self._small[0])
-        return before_after(Image.fromarray(self._small[0]), Image.fromarray(upscaled))
+        small, _ = self._pairs[0]
+        upscaled = upscale_samples(fuse(network), small)
+        return before_after(self._picture(small), self._picture(upscaled))
+
+    def _picture(self, samples: Samples) -> Image.Image:
+        """Return ``samples`` in mode RGB."""
+        if self._colours == "yuv420":
+            return Image.fromarray(yuv420_to_rgb(samples))
+        return Image.fromarray(np.ascontiguousarray(self._codes(samples)))
 
 
 @dataclass
@@ -185,8 +207,9 @@ class Trainer:
         )
         parameters = dict(self.network.named_parameters())
         fused = fuse_parameters(parameters)
-        upscaled = functional_call(self._fused, fused, (self._to_tensor(small),))
-        loss = self._loss_of(upscaled, self._to_tensor(large))
+        small_tensor, large_tensor = (torch.from_numpy(s).to(self.device) for s in (small, large))
+        upscaled = functional_call(self._fused, fused, (small_tensor,))
+        loss = self._loss_of(upscaled, large_tensor)
         value = loss.item()
         if not np.isfinite(value):
             raise CheckpointError(
@@ -207,16 +230,14 @@ class Trainer:
         return self._loss
 
     def _loss_of(self, upscaled: Tensor, true: Tensor) -> Tensor:
-        """Return the loss of the current iteration, ``(N, 3, H, W)`` each."""
+        """Return the loss of the current iteration, ``(N, C, H, W)`` each.
+
+        Of the six samples of a block of 4:2:0, luma has four: planes count 4:1:1.
+        """
         kind = self.recipe.loss_at(self._iteration)
         if kind == "psnr":
             return _negative_psnr(upscaled, true, self.recipe.psnr_floor_db)
         return F.l1_loss(upscaled, true) if kind == "l1" else F.mse_loss(upscaled, true)
-
-    def _to_tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Turn uint8 ``(N, H, W, 3)`` into float ``(N, 3, H, W)`` in [0, 1], on the device."""
-        tensor = torch.from_numpy(pixels).to(self.device)
-        return tensor.permute(0, 3, 1, 2).float() / 255
 
     def _decay(self, final: float) -> float:
         """Decay of an average: small at first, so that the average soon forgets its start."""

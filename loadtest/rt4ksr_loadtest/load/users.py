@@ -139,8 +139,8 @@ class FrameUser(User):
                 recorder.late(start_s - due_s)
                 start_s = due_s
             try:
-                upscaled = self._transport.upscale(
-                    workload.model, sent, Call(self._options.timeout_s)
+                (upscaled,) = self._transport.upscale(
+                    workload.model, (sent,), Call(self._options.timeout_s)
                 )
             finally:
                 latency_s = time.perf_counter() - start_s

@@ -13,6 +13,7 @@ from PIL import PngImagePlugin
 from rt4ksr_client import files, pictures
 from rt4ksr_client.contract import (
     INPUT_NAME,
+    INPUTS,
     MAX_INPUT_PX,
     MAX_PICTURE_BYTES,
     PICTURE_NAME,
@@ -72,7 +73,7 @@ class TritonPythonModel(Stage):
                 f"the pictures of one request must have the same size, these are {found}: "
                 "send one request per size"
             )
-        batches = [to_batch(frame, SIZE_MULTIPLE_PX) for frame in frames]
+        batches = [to_batch((f,), INPUTS["rgb"], SIZE_MULTIPLE_PX)[0] for f in frames]
         batch = batches[0] if len(batches) == 1 else np.concatenate(batches)
         return [pb_utils.Tensor(INPUT_NAME, batch), bytes_tensor(SIDECAR_NAME, sidecars)]
 
