@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
@@ -133,6 +134,7 @@ def video(
     4:2:0. Interlaced video is rejected unless --deinterlace is given.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints errors only
     if identity_of(source) is None:
         raise VideoError(f"{printable(source)}: there is no such file")
     if not source.is_file():

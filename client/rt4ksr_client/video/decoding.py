@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import av
 import av.logging
@@ -26,10 +27,14 @@ __all__ = [
     "Faults",
     "decode",
     "deinterlaced",
+    "next_key_frame",
     "nothing_lost",
     "readable_packets",
     "streams_found_late",
 ]
+
+FARTHEST_KEY_FRAME: Final = 1000
+"""Packets that are read in search of a key frame; some streams have only one."""
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +156,21 @@ def decode_packet(packet: Packet[Any], faults: Faults) -> Iterator[VideoFrame]:
             if is_last:  # frames may be left behind the broken one
                 continue
         return
+
+
+def next_key_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    """Decode nothing but the next key frame; None where there is none for a while.
+
+    The file has to be sought before anything else is decoded.
+    """
+    for packet in itertools.islice(readable_packets(container, [stream]), FARTHEST_KEY_FRAME):
+        if packet.size and packet.is_keyframe:
+            packet.pts = time_of(packet, container.format)
+            with suppress(av.error.InvalidDataError, av.error.EOFError):
+                for frame in [*stream.decode(packet), *stream.decode(None)]:
+                    return frame
+            stream.codec_context.flush_buffers()
+    return None
 
 
 def deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:

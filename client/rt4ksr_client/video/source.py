@@ -25,6 +25,7 @@ from rt4ksr_client.video.decoding import (
     Faults,
     decode,
     deinterlaced,
+    next_key_frame,
     readable_packets,
     streams_found_late,
 )
@@ -175,7 +176,7 @@ class VideoSource:
                 pts = self.pts_at(begin_s + (end_s - begin_s) * index / SAMPLES)
                 if not self.seek(container, stream, pts + 1):
                     return
-                frame = next(decode(container, stream, Faults()), None)
+                frame = next_key_frame(container, stream)
                 if frame is None:
                     continue
                 check_fields(frame, self.path, options)
@@ -274,8 +275,8 @@ class VideoSource:
             for back_s in SEEK_BACK_S:
                 target = max(self.start_pts, begin - 1 - round(back_s / self.time_base))
                 container.seek(target, stream=stream, backward=True)
-                frame = next(decode(container, stream, Faults()), None)
-                if frame and frame.key_frame and frame.pts is not None and frame.pts < begin:
+                frame = next_key_frame(container, stream)
+                if frame and frame.pts is not None and frame.pts < begin:
                     break
             else:
                 target = self.start_pts - round(SEEK_BACK_S[-1] / self.time_base)
