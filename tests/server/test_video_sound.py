@@ -14,7 +14,7 @@ from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_client.video import VideoOptions, upscale_video
 from support.sound import CLICKS_S, FPS, LENGTH_S, clicks_s, with_sound
-from support.videos import av, decoded, sound_of
+from support.videos import av, decoded, joined, sound_of
 
 pytestmark = pytest.mark.server
 
@@ -154,6 +154,36 @@ def test_sound_that_is_encoded_again_stays_in_step(
     assert name == audio
     assert layout == {"mono": "mono", "5.1(side)": "5.1"}.get(choices.get("layout", ""), "stereo")
     assert rate == (choices.get("rate", 48000) if audio == "aac" else 48000)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4"])
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le"])
+def test_samples_are_the_same_and_gaps_are_kept_where_a_format_closes_them(
+    video_upscaler: Upscaler, tmp_path: Path, suffix: str, codec: str
+) -> None:
+    source = with_sound(tmp_path / "in.mkv", codec)
+    target = upscaled(source, tmp_path / f"out{suffix}", video_upscaler)
+    assert [name for name, _, _ in sounds(target)] == [codec]
+    samples = [b"".join(data for _, data in sound_of(path)) for path in (source, target)]
+    assert samples[0] == samples[1]
+
+    source = with_sound(tmp_path / "gap.mkv", codec, gap_s=(0.7, 1.1))
+    target = upscaled(source, tmp_path / f"gap{suffix}", video_upscaler)
+    assert clicks_s(target) == pytest.approx(CLICKS_S, abs=STEP_S)
+
+
+def test_sound_whose_channels_change_is_encoded_to_its_end(
+    video_upscaler: Upscaler, tmp_path: Path
+) -> None:
+    parts = [
+        with_sound(tmp_path / f"{layout}.ts", "ac3", layout=layout) for layout in ("stereo", "5.1")
+    ]
+    source = joined(tmp_path / "in.ts", *parts)
+
+    target = upscaled(source, tmp_path / "out.mkv", video_upscaler, audio="opus")
+
+    expected = [*CLICKS_S, *(LENGTH_S + click_s for click_s in CLICKS_S)]
+    assert clicks_s(target) == pytest.approx(expected, abs=0.05)
 
 
 def test_only_sound_of_another_codec_is_encoded_again(

@@ -113,10 +113,14 @@ class Muxer:
 
     def _encoders_for(self, stream: Any) -> list[str | None]:
         """Return what to try for a stream, best first: None is a copy."""
-        encoder = ENCODERS.get(self._options.audio) if stream.type == "audio" else None
-        if encoder is None:
+        name, audio = codec_name(stream), self._options.audio
+        if stream.type != "audio":
             return [None]
-        return [None, encoder] if codec_name(stream) == self._options.audio else [encoder]
+        if audio == "copy":
+            # MP4 and MOV close gaps between samples of PCM. Encoded again, they are the same.
+            closes_gaps = self._format.name in ("mp4", "mov") and name.startswith("pcm_")
+            return [name, None] if closes_gaps else [None]
+        return [None, ENCODERS[audio]] if name == audio else [ENCODERS[audio]]
 
     def _take(self, stream: Any, sample: Segment) -> bool:
         """Add ``stream`` to the tracks if the output can hold it beside them."""

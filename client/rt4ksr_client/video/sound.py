@@ -65,12 +65,13 @@ class EncodedSound:
         self._graph: Graph | None = None
         self._entry: tuple[str, str, int] | None = None
         self._end_s = Fraction(0)
+        self._next_pts = -(2**62)
         rates = av.Codec(encoder, "w").audio_rates or [source.rate]
         rate = min((rate for rate in rates if rate >= source.rate), default=max(rates))
         stream: Any = output.add_stream(encoder, rate=rate)
         self._stream: AudioStream = stream
         stream.layout = layout_for(encoder, rate, source.layout)
-        stream.bit_rate = BITS_PER_S[encoder] * stream.channels
+        stream.bit_rate = BITS_PER_S.get(encoder, 0) * stream.channels
         stream.codec_context.flags |= Flags.global_header  # PyAV asks the format: not of a tee
         stream.metadata.update(kept_metadata(source.metadata))
         stream.disposition = source.disposition
@@ -140,15 +141,19 @@ class EncodedSound:
                 filtered: Any = self._graph.pull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            filtered.pts -= round(self._cut.shift_s / filtered.time_base)
+            # The end of one graph may overlap with the next one by some samples.
+            pts = filtered.pts - round(self._cut.shift_s / filtered.time_base)
+            filtered.pts = max(pts, self._next_pts)
+            self._next_pts = filtered.pts + filtered.samples
             yield from self._stream.encode(filtered)
 
 
 def layout_for(encoder: str, rate: int, wanted: AudioLayout) -> str:
     """Return the layout of channels that ``encoder`` takes and that is nearest to ``wanted``."""
     # 5.1(side) has the channels of 5.1 by other names, which need a layout of its own in AAC.
-    usual = wanted.name.removesuffix("(side)")
-    for name in (usual, wanted.name, f"{wanted.nb_channels}c"):
+    usual, count = wanted.name.removesuffix("(side)"), wanted.nb_channels
+    is_named = wanted.name != f"{count} channels"
+    for name in (usual, wanted.name, f"{count}c") if is_named else (f"{count}c",):
         context: Any = av.CodecContext.create(encoder, "w")
         try:
             context.sample_rate, context.layout = rate, name
