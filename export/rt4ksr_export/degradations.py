@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -45,6 +45,7 @@ __all__ = [
     "Webp",
     "compress",
     "compress_pan",
+    "compress_video",
     "downscale",
 ]
 
@@ -274,28 +275,44 @@ def compress_pan(
         MissingExtraError: PyAV is not installed.
 
     """
+    height, width = pixels.shape[:2]
+    margins = [(0, max(0, SMALLEST_VIDEO_PX - side)) for side in (height, width)]
+    pixels = np.pad(pixels, (*margins, (0, 0)), mode="edge")
+    shifts = [tuple(motion * (frames - 1 - index)) for index in range(frames)]
+    pan = [yuv420_samples(np.roll(pixels, shift, (0, 1)), siting) for shift in shifts]
+    last = compress_video([unpack(samples_to_codes(s, "yuv420")) for s in pan], codec, crf)[-1]
+    return Yuv420(last.luma[:height, :width], last.chroma[: height // 2, : width // 2])
+
+
+def compress_video(frames: Sequence[Yuv420], codec: str, crf: int) -> list[Yuv420]:
+    """Return ``frames`` compressed with FFmpeg at a constant rate factor and decoded.
+
+    Args:
+        frames: of 8 bits and one size, sides even and at least :data:`SMALLEST_VIDEO_PX`.
+        codec: a name of :data:`DECODERS`.
+        crf: constant rate factor, on the codec's scale.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+
+    """
     try:
         import av
     except ModuleNotFoundError as exc:
         raise MissingExtraError(
             "video degradations need PyAV: pip install 'rt4ksr-triton[video]'"
         ) from exc
-    height, width = pixels.shape[:2]
-    margins = [(0, max(0, SMALLEST_VIDEO_PX - side)) for side in (height, width)]
-    pixels = np.pad(pixels, (*margins, (0, 0)), mode="edge")
     os.environ.setdefault("SVT_LOG", "1")  # errors only
+    rows, columns = frames[0].luma.shape
     encoder: Any = av.CodecContext.create(codec, "w")
-    encoder.height, encoder.width = pixels.shape[:2]
+    encoder.height, encoder.width = rows, columns
     encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
     encoder.options = {"crf": str(crf), **ENCODER_OPTIONS[codec]}
     encoder.thread_count = 1
     packets = []
-    for index in range(frames):
-        shift = tuple(motion * (frames - 1 - index))
-        samples = yuv420_samples(np.roll(pixels, shift, (0, 1)), siting)
-        frame = unpack(samples_to_codes(samples, "yuv420"))
+    for index, frame in enumerate(frames):
         planar = np.concatenate([frame.luma.ravel(), np.moveaxis(frame.chroma, -1, 0).ravel()])
-        picture = av.VideoFrame.from_ndarray(planar.reshape(-1, encoder.width), "yuv420p")
+        picture = av.VideoFrame.from_ndarray(planar.reshape(-1, columns), "yuv420p")
         picture.pts = index
         packets += encoder.encode(picture)
     packets += encoder.encode(None)
@@ -303,7 +320,8 @@ def compress_pan(
     decoder.thread_count = 1
     decoded = [picture for packet in packets for picture in decoder.decode(packet)]
     decoded += decoder.decode(None)
-    planes = decoded[-1].to_ndarray()
-    rows, columns = encoder.height, encoder.width
-    chroma = planes[rows:].reshape(2, rows // 2, columns // 2)[:, : height // 2, : width // 2]
-    return Yuv420(planes[:height, :width], np.ascontiguousarray(np.moveaxis(chroma, 0, -1)))
+    compressed = []
+    for planes in (picture.to_ndarray() for picture in decoded):
+        chroma = planes[rows:].reshape(2, rows // 2, columns // 2)
+        compressed.append(Yuv420(planes[:rows], np.ascontiguousarray(np.moveaxis(chroma, 0, -1))))
+    return compressed

@@ -1,4 +1,4 @@
-"""Scores weights, or a running server, against bicubic interpolation."""
+"""Scores weights, or a running server, on photographs, against bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ from rt4ksr_export.scores import luma, psnr_db, ssim
 
 __all__ = [
     "CONDITIONS",
-    "PHOTOGRAPHS",
     "Method",
+    "Scored",
     "Scores",
     "Summary",
     "bicubic",
@@ -53,10 +53,27 @@ CONDITIONS: Final[Mapping[str, tuple[Piece, ...]]] = MappingProxyType(
         "JPEG 75": (Jpeg(75, 75),),
     }
 )
-"""Degradations of the small picture: none, JPEG of a quality (Pillow's, 4:2:0), or H.264 at a
-constant rate factor, the last of three frames of a slow pan."""
+"""Degradations of the small picture: none, or JPEG of a quality (Pillow's, 4:2:0)."""
 
-PHOTOGRAPHS: Final = ("clean", "JPEG 90", "JPEG 75")
+
+class Scored(Protocol):
+    """What photographs and clips have in common."""
+
+    @property
+    def picture(self) -> str:
+        """Name of the picture."""
+
+    @property
+    def condition(self) -> str:
+        """How it was degraded."""
+
+    @property
+    def method(self) -> str:
+        """Name of what upscaled it."""
+
+    @property
+    def psnr_rgb_db(self) -> float:
+        """PSNR in dB."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +151,16 @@ def in_torch(network: RT4KSR) -> Method:
     return upscale
 
 
-def pairs(
-    large: Pixels, scale: int, conditions: Sequence[str] = PHOTOGRAPHS
-) -> Iterator[tuple[str, Pixels, Pixels]]:
+def pairs(large: Pixels, scale: int) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Yield condition, small and large picture; the large one is cropped to fit the scale."""
     step = 2 * scale
     height, width = (side // step * step for side in large.shape[:2])
     large = large[:height, :width]
     small = downscale(Image.fromarray(large), scale)
-    for condition in conditions:
+    for condition, pieces in CONDITIONS.items():
         rng = np.random.default_rng(0)
         degraded = small
-        for piece in CONDITIONS[condition]:
+        for piece in pieces:
             degraded = piece(degraded, rng)
         yield condition, np.asarray(degraded), large
 
@@ -154,7 +169,6 @@ def evaluate(
     pictures: Iterable[tuple[str, Pixels]],
     scale: int,
     methods: Mapping[str, Method],
-    conditions: Sequence[str] = PHOTOGRAPHS,
 ) -> Iterator[Scores]:
     """Score every method on every picture in every condition.
 
@@ -162,12 +176,11 @@ def evaluate(
         pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
         scale: 2 or 3; a border of twice as many pixels is not scored.
         methods: by name.
-        conditions: names of :data:`CONDITIONS`.
 
     """
     border = 2 * scale
     for name, picture in pictures:
-        for condition, small, large in pairs(picture, scale, conditions):
+        for condition, small, large in pairs(picture, scale):
             large_y = luma(large)
             for method, upscale in methods.items():
                 upscaled = upscale(small)
@@ -224,7 +237,7 @@ def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
     return rows
 
 
-def plot_gains(scores: Sequence[Scores], baseline: str, path: Path) -> None:
+def plot_gains(scores: Sequence[Scored], baseline: str, path: Path) -> None:
     """Plot each picture's gain over ``baseline``, by condition, as a PNG at ``path``."""
     from matplotlib.figure import Figure
 

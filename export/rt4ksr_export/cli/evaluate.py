@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -18,14 +19,15 @@ from rt4ksr_client import Upscaler
 from rt4ksr_client.cli.options import overwrite_option
 from rt4ksr_client.cli.security import security_options
 from rt4ksr_client.cli.targets import check_target
-from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.contract import DEFAULT_MODELS, Colours, models_for
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.files import atomic_write, write_errors
 from rt4ksr_client.security import Security
 from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.degradations import Pixels
 from rt4ksr_export.evaluation import (
-    PHOTOGRAPHS,
+    CONDITIONS,
+    Method,
     Scores,
     Summary,
     bicubic,
@@ -34,11 +36,28 @@ from rt4ksr_export.evaluation import (
     plot_gains,
     summary_table,
 )
+from rt4ksr_export.network import RT4KSR
 from rt4ksr_export.pictures import find_pictures, load_pictures
+from rt4ksr_export.video_evaluation import (
+    CODECS,
+    VideoMethod,
+    VideoScores,
+    VideoSummary,
+    bicubic_planes,
+    evaluate_video,
+    network_method,
+    server_method,
+    smallest_picture_px,
+    summarize_video,
+)
+from rt4ksr_export.vmaf import Vmaf
 
 BASELINE = "bicubic"
 SMALLEST_PX = 48
-PIPED_COLUMNS = 120
+PIPED_COLUMNS = 140
+
+Score = TypeVar("Score", Scores, VideoScores)
+Row = TypeVar("Row", Summary, VideoSummary)
 
 
 @click.command("evaluate")
@@ -66,7 +85,15 @@ PIPED_COLUMNS = 120
     "--url", metavar="HOST:PORT", help="Score the answers of a running server, by its gRPC port."
 )
 @click.option(
-    "--model", metavar="NAME", help="With --url: the model.  [default: the one for --scale]"
+    "--model",
+    metavar="NAME",
+    help="With --url: the model.  [default: the one for --scale and --video]",
+)
+@click.option(
+    "--video",
+    is_flag=True,
+    help="Score short clips in 4:2:0 (H.264, H.265, AV1) instead of photographs. Weights for RGB "
+    "are scored between conversions.",
 )
 @security_options
 @click.option(
@@ -84,63 +111,182 @@ def evaluate_command(
     weights: tuple[str, ...],
     url: str | None,
     model: str | None,
+    video: bool,
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
     security: Security,
 ) -> None:
-    """Measure PSNR and SSIM of weights, or of a running server, against bicubic interpolation.
+    """Measure the quality of weights, or of a running server, against bicubic interpolation.
 
     \b
     Examples:
       rt4ksr evaluate --data photos/ --scale 2
       rt4ksr evaluate --data photos/ --scale 2 --weights mine.safetensors --weights rt4ksr_x2.pth
       rt4ksr evaluate --data photos/ --scale 2 --url 127.0.0.1:8001
+      rt4ksr evaluate --data photos/ --scale 2 --video
 
     Each picture is downscaled (Pillow's bicubic, antialiased), upscaled as it is and after JPEG
-    compression of quality 90 and 75, and compared with the original: 8-bit values,
+    compression of quality 90 and 75, and compared with the original by PSNR and SSIM: 8-bit values,
     without a border of twice the scale; Y is that of BT.601.
+
+    With --video, each becomes a clip of five frames, a slow pan over 1280x720 pixels of its middle,
+    compressed by x264 (rate factors 23 and 28), x265 (28) and SVT-AV1 (35). Scores are PSNR of Y, U
+    and V and of RGB (BT.709); VMAF, if the program ffmpeg has libvmaf; detail, the energy of what
+    is finer than a pixel in the luma, against the original's; and flicker, by how many codes the
+    luma changes from frame to frame other than the original. Gains are in PSNR of RGB for
+    photographs, of Y for video.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     if plot is not None:
         check_target(plot, overwrite=overwrite, option="--plot")
     console = Console(stderr=True)
     paths = find_pictures(data)
-    conditions = PHOTOGRAPHS
     with ExitStack() as stack:
-        methods = {BASELINE: bicubic(int(scale))}
+        shipped = (models_for("video") if video else DEFAULT_MODELS)[int(scale)]
+        upscaler = None
         if url is not None:
             upscaler = stack.enter_context(
-                Upscaler(url, scale=int(scale), model=model, security=security)
+                Upscaler(url, scale=int(scale), model=model or shipped.name, security=security)
             )
-            methods[f"{upscaler.served_model.name} at {url}"] = upscaler.upscale
         elif not weights:
-            weights = (DEFAULT_MODELS[int(scale)].name,)
-        for given in weights:
-            # Two files of the same name are distinguished by their paths.
-            name = given if Path(given).name in methods else Path(given).name
-            methods[name] = in_torch(load_network(resolve_weights(given), scale=int(scale)))
-        scores: list[Scores] = []
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("scoring", total=len(paths) * len(conditions) * len(methods))
-            for score in evaluate(_pictures(paths, console), int(scale), methods, conditions):
-                scores.append(score)
-                progress.advance(task)
-    if not scores:
-        raise PictureError("no picture could be scored: see the reasons above")
-    rows = summary_table(scores, BASELINE)
+            weights = (shipped.weights_name,)
+        networks = {
+            given: load_network(resolve_weights(given), scale=int(scale)) for given in weights
+        }
+        score = _score_video if video else _score_photographs
+        report = score(paths, int(scale), networks, upscaler, console)
     if plot is not None:
         with write_errors(str(plot)), atomic_write(plot, replace=overwrite) as temporary:
-            plot_gains(scores, BASELINE, temporary)
+            plot_gains(report.scores, BASELINE, temporary)
     if as_json:
-        summary = [asdict(row) for row in rows]
-        click.echo(json.dumps({"summary": summary, "scores": [s.as_dict() for s in scores]}))
+        summary = [asdict(row) for row in report.rows]
+        scores = [one.as_dict() for one in report.scores]
+        click.echo(json.dumps({"summary": summary, "scores": scores}))
     else:
-        count = len({score.picture for score in scores})
-        wide = None if sys.stdout.isatty() else PIPED_COLUMNS
-        Console(width=wide).print(_score_table(rows, f"x{scale}, {count} pictures"))
+        count = len({one.picture for one in report.scores})
+        report.table.title = f"x{scale}, {count} pictures"
+        Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS).print(report.table)
 
 
-def _pictures(paths: list[Path], console: Console) -> Iterator[tuple[str, Pixels]]:
+@dataclass(frozen=True)
+class Report:
+    """What was found: every score, the means, and these as a table."""
+
+    scores: Sequence[Scores] | Sequence[VideoScores]
+    rows: Sequence[Summary] | Sequence[VideoSummary]
+    table: Table
+
+
+def _score_photographs(
+    paths: list[Path],
+    scale: int,
+    networks: Mapping[str, RT4KSR],
+    upscaler: Upscaler | None,
+    console: Console,
+) -> Report:
+    """Score weights and a server on photographs."""
+    methods: dict[str, Method] = {BASELINE: bicubic(scale)}
+    if upscaler is not None:
+        _require_rgb(upscaler.served_model.name, upscaler.served_model.colours)
+        methods[_name(upscaler)] = upscaler.upscale
+    for given, network in networks.items():
+        _require_rgb(given, network.architecture.colours)
+        methods[_unused(given, methods)] = in_torch(network)
+    total = len(paths) * len(CONDITIONS) * len(methods)
+    pictures = _pictures(paths, SMALLEST_PX, console)
+    scores = _collected(evaluate(pictures, scale, methods), total, console)
+    rows = summary_table(scores, BASELINE)
+    columns = ("PSNR RGB", "PSNR Y", "SSIM RGB", "SSIM Y")
+    return Report(
+        scores,
+        rows,
+        _table(
+            columns,
+            rows,
+            lambda row: (
+                f"{row.psnr_rgb_db:.2f}",
+                f"{row.psnr_y_db:.2f}",
+                f"{row.ssim_rgb:.4f}",
+                f"{row.ssim_y:.4f}",
+            ),
+        ),
+    )
+
+
+def _score_video(
+    paths: list[Path],
+    scale: int,
+    networks: Mapping[str, RT4KSR],
+    upscaler: Upscaler | None,
+    console: Console,
+) -> Report:
+    """Score weights and a server on clips."""
+    methods: dict[str, VideoMethod] = {BASELINE: bicubic_planes(scale)}
+    if upscaler is not None:
+        methods[_name(upscaler)] = server_method(upscaler)
+    for given, network in networks.items():
+        methods[_unused(given, methods)] = network_method(network)
+    total = len(paths) * len(CODECS) * len(methods)
+    pictures = _pictures(paths, smallest_picture_px(scale), console)
+    vmaf = Vmaf()
+    scores = _collected(evaluate_video(pictures, scale, methods, vmaf), total, console)
+    rows = summarize_video(scores, BASELINE)
+    columns = ("Y", "U", "V", "RGB", "VMAF", "detail", "flicker")
+    table = _table(
+        columns,
+        rows,
+        lambda row: (
+            f"{row.psnr_y_db:.2f}",
+            f"{row.psnr_u_db:.2f}",
+            f"{row.psnr_v_db:.2f}",
+            f"{row.psnr_rgb_db:.2f}",
+            "-" if row.vmaf is None else f"{row.vmaf:.2f}",
+            f"{row.detail:.3f}",
+            f"{row.flicker:.3f}",
+        ),
+    )
+    if vmaf.missing:
+        table.caption = f"no VMAF: {vmaf.missing}"
+    return Report(scores, rows, table)
+
+
+def _require_rgb(name: str, colours: Colours) -> None:
+    if colours != "rgb":
+        raise click.UsageError(f"{name} is for video in 4:2:0: score it with --video")
+
+
+def _name(upscaler: Upscaler) -> str:
+    url = click.get_current_context().params["url"]
+    return f"{upscaler.served_model.name} at {url}"
+
+
+def _unused(given: str, methods: Mapping[str, object]) -> str:
+    """Return the file's name, or its path where another file of that name is scored already."""
+    name = Path(given).name
+    return given if name in methods else name
+
+
+def _collected(scores: Iterator[Score], total: int, console: Console) -> list[Score]:
+    """Return all scores while a bar shows how many of ``total`` there are.
+
+    Raises:
+        PictureError: there is none.
+
+    """
+    collected = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        for score in scores:
+            collected.append(score)
+            progress.advance(task)
+    if not collected:
+        raise PictureError("no picture could be scored: see the reasons above")
+    return collected
+
+
+def _pictures(
+    paths: list[Path], smallest_px: int, console: Console
+) -> Iterator[tuple[str, Pixels]]:
     """Yield name and pixels of each picture, one at a time: a folder of any size fits in memory."""
 
     def report(path: Path, reason: str) -> None:
@@ -148,27 +294,21 @@ def _pictures(paths: list[Path], console: Console) -> Iterator[tuple[str, Pixels
 
     for path in paths:
         try:
-            yield path.name, load_pictures([path], SMALLEST_PX, report)[0]
+            yield path.name, load_pictures([path], smallest_px, report)[0]
         except PictureError:
             continue  # reported above
 
 
-def _score_table(rows: list[Summary], title: str) -> Table:
+def _table(
+    columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Iterable[str]]
+) -> Table:
     """Return the means by condition and method as a table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title_justify="left", caption_justify="left")
     for name in ("input", "method"):
         table.add_column(name)
-    for name in ("PSNR RGB", "PSNR Y", "SSIM RGB", "SSIM Y", "gain dB", "worst gain dB"):
+    for name in (*columns, "gain dB", "worst gain dB"):
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(
-            row.condition,
-            row.method,
-            f"{row.psnr_rgb_db:.2f}",
-            f"{row.psnr_y_db:.2f}",
-            f"{row.ssim_rgb:.4f}",
-            f"{row.ssim_y:.4f}",
-            f"{row.gain_db:+.3f}",
-            f"{row.worst_gain_db:+.3f}",
-        )
+        gains = f"{row.gain_db:+.3f}", f"{row.worst_gain_db:+.3f}"
+        table.add_row(row.condition, row.method, *cells(row), *gains)
     return table
