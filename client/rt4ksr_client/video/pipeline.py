@@ -181,7 +181,7 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
         "frames decoded with errors, and kept": faults.damaged_frames,
         "frames without a usable time, given one": faults.retimed_frames,
         "frames of another size, scaled to the first one's": faults.rescaled_frames,
-        "frames that are missing by the times of the others": faults.missing_frames,
+        "frames missing, or pauses as long as so many": faults.missing_frames,
         "frames hidden by the file's edit list, left out as players do": faults.hidden_frames,
     }
     for what, count in lines.items():
