@@ -465,3 +465,22 @@ def test_a_longest_side_without_room_between_two_halos_is_rejected(side: str) ->
 def test_a_model_of_another_project_is_rejected(key: str, value: str | None) -> None:
     with pytest.raises(ServerError, match="not one of rt4ksr-triton's"):
         ServedModel.from_config(config(**{key: value}))
+
+
+def test_the_proxy_of_the_environment_is_named_where_it_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    endpoint = Endpoint("192.0.2.1:8001", "grpc", "a test")
+
+    with (
+        GrpcTransport(endpoint) as transport,
+        pytest.raises(ServerUnreachableError) as failed,
+    ):
+        transport.server_metadata(Call(5))
+
+    said = "through the proxy http://127.0.0.1:9 (http_proxy): name the host in no_proxy"
+    assert said in str(failed.value)
+    monkeypatch.setenv("no_proxy", "192.0.2.1")
+    assert GrpcTransport(endpoint).proxy == ""

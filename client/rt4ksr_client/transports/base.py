@@ -67,6 +67,9 @@ class Transport(abc.ABC):
     route: Route
     """How requests reach it."""
 
+    proxy: str = ""
+    """The HTTP proxy of the environment in between, and the variable that names it."""
+
     @abc.abstractmethod
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
         """Run a model. The outputs may be read-only views of the response."""
@@ -197,8 +200,13 @@ def closed() -> ServerError:
     return ServerError("this client is closed: open another one")
 
 
-def unreachable(address: str) -> ServerUnreachableError:
-    """Return the error for an address where nothing answers."""
+def unreachable(address: str, proxy: str = "") -> ServerUnreachableError:
+    """Return the error for an address where nothing answers, asked through ``proxy`` if any."""
+    if proxy:
+        return ServerUnreachableError(
+            f"no Triton server answers at {address} through the proxy {proxy}: name the host in "
+            "no_proxy to reach it directly"
+        )
     what = "check the address" if "://" in address else "start one with 'rt4ksr serve'"
     return ServerUnreachableError(f"no Triton server answers at {address}: {what}")
 
@@ -222,11 +230,11 @@ def explain(error: ServerError, transport: Transport, model: str, call: Call) ->
         about = f"{transport.address}: {model}" if model else transport.address
         return type(error)(f"{about}: {error}")
     if not model:
-        return unreachable(transport.address)
+        return unreachable(transport.address, transport.proxy)
     try:
         ready = transport.model_ready(model, call.probe(_PROBE_TIMEOUT_S))
     except ServerError:
-        return unreachable(transport.address)
+        return unreachable(transport.address, transport.proxy)
     if ready:
         return OverloadedError(f"{transport.address}: {model}: {error}")
     return ModelNotReadyError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import Any, Final
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -59,6 +61,8 @@ class GrpcTransport(Transport, ProcessBound):
         self._options = [*_OPTIONS]
         if endpoint.is_loopback:
             self._options.append(("grpc.enable_http_proxy", 0))
+        else:
+            self.proxy = proxy_for(endpoint.host)
         if host := endpoint.security.request_headers().get("host"):
             self._options.append(("grpc.default_authority", host))
         self._credentials = None
@@ -207,3 +211,21 @@ def speaks_http(endpoint: Endpoint) -> bool:
             return sock.recv(7).startswith(b"HTTP/1.")
     except OSError:
         return False
+
+
+def proxy_for(host: str) -> str:
+    """Return the HTTP proxy that gRPC takes to ``host``, and the variable; empty if none.
+
+    As in gRPC's documentation of environment variables. A password in it is left out.
+    """
+    excluded = first_of("no_grpc_proxy", "no_proxy")[1]
+    if proxy_bypass_environment(host, {"no": excluded}):
+        return ""
+    name, address = first_of("grpc_proxy", "https_proxy", "http_proxy")
+    scheme, slashes, rest = address.rpartition("//")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]} ({name})" if address else ""
+
+
+def first_of(*names: str) -> tuple[str, str]:
+    """Return name and value of the first environment variable that is set; empty if none."""
+    return next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", ""))
