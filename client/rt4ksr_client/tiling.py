@@ -6,13 +6,14 @@ that margin around it, as far as the picture has one, and the margin is cropped 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
+from rt4ksr_client.contract import FrameTensor
 from rt4ksr_client.frames import Planes, to_batch
 from rt4ksr_client.served_model import ServedModel
 
@@ -31,6 +32,11 @@ class Span:
     stop: int
     sent_start: int
     sent_stop: int
+
+    @classmethod
+    def within(cls, start: int, stop: int, size_px: int, halo_px: int) -> Span:
+        """Return a span, cut off at the edges of a frame that is ``size_px`` long."""
+        return cls(start, min(stop, size_px), max(0, start - halo_px), min(stop + halo_px, size_px))
 
     def sent(self, subsampling: int) -> slice:
         """Return where the part to send is in a plane."""
@@ -53,6 +59,23 @@ class Tile:
 
     rows: Span
     columns: Span
+
+    def cut(self, planes: Planes, tensors: Sequence[FrameTensor]) -> Planes:
+        """Return the part of a frame's ``planes`` to send; views."""
+        return tuple(
+            plane[self.rows.sent(tensor.subsampling), self.columns.sent(tensor.subsampling)]
+            for plane, tensor in zip(planes, tensors, strict=True)
+        )
+
+    def paste(
+        self, answer: Planes, result: Planes, tensors: Sequence[FrameTensor], scale: int
+    ) -> None:
+        """Copy the part to keep of the upscaled tile into the planes of the upscaled frame."""
+        for plane, tile, tensor in zip(result, answer, tensors, strict=True):
+            step, rows, columns = tensor.subsampling, self.rows, self.columns
+            plane[rows.in_result(scale, step), columns.in_result(scale, step)] = tile[
+                rows.in_answer(scale, step), columns.in_answer(scale, step)
+            ]
 
 
 def plan_tiles(
@@ -89,15 +112,7 @@ def plan_tiles(
 def _spans(size_px: int, count: int, halo_px: int, multiple_px: int) -> list[Span]:
     step = _round_up(-(-size_px // count), multiple_px)
     halo = _round_up(halo_px, multiple_px)
-    return [
-        Span(
-            start,
-            min(start + step, size_px),
-            max(0, start - halo),
-            min(start + step + halo, size_px),
-        )
-        for start in range(0, size_px, step)
-    ]
+    return [Span.within(start, start + step, size_px, halo) for start in range(0, size_px, step)]
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -133,16 +148,9 @@ def upscale_in_tiles(
     )
 
     def place(tile: Tile, cancellation: Cancellation) -> None:
-        rows, columns = tile.rows, tile.columns
-        sent = tuple(
-            plane[rows.sent(step), columns.sent(step)]
-            for plane, step in zip(planes, steps, strict=True)
-        )
-        upscaled = infer(to_batch(sent, served.inputs, served.size_multiple), cancellation)
-        for plane, answer, step in zip(result, upscaled, steps, strict=True):
-            plane[rows.in_result(scale, step), columns.in_result(scale, step)] = answer[
-                0, rows.in_answer(scale, step), columns.in_answer(scale, step)
-            ]
+        sent = tile.cut(planes, served.inputs)
+        answer = infer(to_batch(sent, served.inputs, served.size_multiple), cancellation)
+        tile.paste(tuple(plane[0] for plane in answer), result, served.outputs, scale)
 
     tiles = plan_tiles(
         height,

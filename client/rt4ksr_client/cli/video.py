@@ -180,8 +180,8 @@ def video(
     fps = (progress.done - progress.resumed) / duration_s
     if as_json:
         row = {"source": str(source), "target": str(target), "model": model}
-        counts = {"frames": progress.done, "resumed": progress.resumed}
-        counts |= dataclasses.asdict(progress.faults)
+        counts: dict[str, float] = {"frames": progress.done, "resumed": progress.resumed}
+        counts |= dataclasses.asdict(progress.faults) | progress.savings.counts()
         print_json({**row, **counts, "wall_s": duration_s, "fps": fps})
         return
     resumed = f", {progress.resumed} of them before" if progress.resumed else ""

@@ -3,5 +3,6 @@
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.pipeline import Progress, upscale_video
 from rt4ksr_client.video.source import source_depth
+from rt4ksr_client.video.unchanged import Savings
 
-__all__ = ["Progress", "VideoOptions", "source_depth", "upscale_video"]
+__all__ = ["Progress", "Savings", "VideoOptions", "source_depth", "upscale_video"]

@@ -29,10 +29,12 @@ from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
 from rt4ksr_client.video.source import TimedFrame, VideoSource
 from rt4ksr_client.video.timing import VideoClock, constant_rate
+from rt4ksr_client.video.unchanged import Plan, RequestCost, Savings, UnchangedParts
 
 __all__ = ["Progress", "upscale_video"]
 
 DECODED_AHEAD: Final = 4
+CONVERTED_AT_ONCE: Final = 3
 COMPLETE: Final = 0.9
 """Share of the header's duration below which a source is taken for cut off."""
 
@@ -43,13 +45,15 @@ logger = logging.getLogger(__name__)
 class Progress:
     """``done`` of about ``expected`` frames; ``resumed`` of them by an earlier run.
 
-    ``faults`` are those that this run has found in the source.
+    ``faults`` are those that this run has found in the source, ``savings`` what it did not compute
+    again.
     """
 
     done: int
     expected: int
     resumed: int
     faults: Faults = dataclasses.field(default_factory=Faults)
+    savings: Savings = dataclasses.field(default_factory=Savings, compare=False)
 
 
 def upscale_video(
@@ -141,12 +145,13 @@ def encode_segments(
     if resumed:
         logger.info("%s: continues after %d frames", folder.path, resumed)
     faults = Faults()
-    progress = Progress(resumed, expected_frames(source, options), resumed, faults)
+    savings = Savings()
+    progress = Progress(resumed, expected_frames(source, options), resumed, faults, savings)
     on_progress(progress)
     frames = source.frames(options, last, faults, clock)
     if options.frames is not None:
         frames = itertools.islice(frames, max(0, options.frames - resumed))
-    with closing(upscaled_frames(frames, source, upscaler)) as upscaled:
+    with closing(upscaled_frames(frames, source, upscaler, savings)) as upscaled:
         for index in itertools.count(len(finished)):
             first = next(upscaled, None)
             if first is None:
@@ -159,6 +164,7 @@ def encode_segments(
                     encoder.write(pts, image)
                     progress = dataclasses.replace(progress, done=progress.done + 1)
                     on_progress(progress)
+    logger.info("%s: %s", source.path, savings)
     return progress
 
 
@@ -190,20 +196,35 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
 
 
 def upscaled_frames(
-    frames: Iterator[TimedFrame], source: VideoSource, upscaler: Upscaler
+    frames: Iterator[TimedFrame], source: VideoSource, upscaler: Upscaler, savings: Savings
 ) -> Generator[tuple[int, Yuv420], None, None]:
     """Yield time and planes of ``frames`` upscaled, in order.
 
-    They are decoded ahead, and several are turned upright and sent at once.
+    They are decoded, turned upright and compared ahead, and what has changed of several is sent at
+    once.
     """
-    bits = upscaler.served_model.bits
+    served = upscaler.served_model
+    unchanged = UnchangedParts(served, RequestCost.measured(upscaler.upscale, served), savings)
 
-    def upscale(frame: TimedFrame, cancellation: Cancellation) -> tuple[int, Yuv420]:
-        image = source.orientation.apply(from_video_frame(frame.image, bits))
-        return frame.pts, upscaler.upscale(image, cancellation=cancellation)
+    def upright(frame: TimedFrame, _: Cancellation) -> tuple[int, Yuv420]:
+        image = from_video_frame(frame.image, served.bits)
+        return frame.pts, source.orientation.apply(image)
 
-    with closing(prefetch(frames, DECODED_AHEAD)) as decoded:
-        yield from in_order(upscale, decoded, DEFAULT_IN_FLIGHT)
+    def plans() -> Iterator[tuple[int, Plan]]:
+        with closing(in_order(upright, frames, CONVERTED_AT_ONCE)) as images:
+            for pts, image in images:
+                yield pts, unchanged.plan(image)
+
+    def upscale(
+        frame: tuple[int, Plan], cancellation: Cancellation
+    ) -> tuple[int, Plan, list[Yuv420]]:
+        pts, plan = frame
+        parts = plan.parts
+        return pts, plan, [upscaler.upscale(part, cancellation=cancellation) for part in parts]
+
+    with closing(prefetch(plans(), DECODED_AHEAD)) as planned:
+        for pts, plan, answers in in_order(upscale, planned, DEFAULT_IN_FLIGHT):
+            yield pts, unchanged.compose(plan, answers)
 
 
 def expected_frames(source: VideoSource, options: VideoOptions) -> int:
