@@ -61,6 +61,7 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/server_memory.py
 	$(BIN)/python benchmarks/loadtest_peer.py
 	$(BIN)/python benchmarks/video_path.py
+	$(BIN)/python benchmarks/video_still.py
 
 clean: ## Remove what make installed and wrote
 	@if [ -f build/demo.txt ]; then xargs -d '\n' rm -f -- < build/demo.txt; fi
