@@ -154,7 +154,7 @@ def report(rounds: int, flags: list[str], *, real: bool, link: bool) -> None:
     """Print a table for each place, then all ratios; ``flags`` are tritonserver's."""
     places: list[Results] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), nearest_config(SPEC, max_batch_size=2), nearest_graph(SPEC.scale))
+        write_model(Path(folder), nearest_config(SPEC, max_batch_size=2), nearest_graph(SPEC))
         add_endpoints(Path(folder), [SPEC.name])
         with TritonServer(folder, metrics_port=None, extra_args=flags) as server:
             answer_bytes = print_heading(server, rounds)

@@ -177,7 +177,8 @@ class TritonPythonModel:
         """Return the outputs ``wanted`` for inputs ``(N, H, W, C)`` by name.
 
         Raises:
-            RejectedError: empty, too many pixels per frame, or a shape that the graph cannot take.
+            RejectedError: empty, too many pixels per frame, or shapes that the graph cannot take or
+                that do not fit one another.
 
         """
         if not all(array.size for array in arrays.values()):
@@ -185,6 +186,8 @@ class TritonPythonModel:
         frame_px = max(int(np.prod(a.shape[1:3], dtype=np.int64)) for a in arrays.values())
         if 0 < self._max_input_px < frame_px:
             raise rejected(arrays, f"more than {self._max_input_px} pixels a frame")
+        if reason := contradiction(self._session.get_inputs(), arrays):
+            raise rejected(arrays, reason)
         if not 0 < self._keeps_up_to_px < frame_px:
             return self.run_graph(arrays, wanted)
         batch_size = len(next(iter(arrays.values())))
@@ -226,6 +229,26 @@ def rejected(arrays: dict[str, Array], reason: str) -> RejectedError:
     """Return the error for tensors that cannot be run."""
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     return RejectedError(f"{shapes} cannot be run: {reason}")
+
+
+def contradiction(nodes: Sequence[Any], arrays: dict[str, Array]) -> str:
+    """Return where shapes contradict the symbolic dimensions of a graph's inputs; else nothing.
+
+    A symbol is one number in all inputs, and ``H/2`` is half of ``H``. ONNX Runtime does not check
+    that: it broadcasts an input of 1x1 over another, and fails at others deep in the graph.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    for node in nodes:
+        for dim, size in zip(node.shape, arrays[node.name].shape, strict=True):
+            if isinstance(dim, str):
+                symbol, _, divisor = dim.partition("/")
+                is_share = divisor.isdecimal()
+                whole = size * int(divisor) if is_share else size
+                found = f"{dim} of {node.name} is {size}"
+                expected, before = known.setdefault(symbol if is_share else dim, (whole, found))
+                if whole != expected:
+                    return f"{found}, but {before}"
+    return ""
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
