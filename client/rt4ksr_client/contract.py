@@ -32,6 +32,7 @@ from typing import Final, Literal, get_args
 
 __all__ = [
     "CHANNELS",
+    "COLOUR_NAMES",
     "DECODE_STAGE",
     "DEFAULT_MODELS",
     "DEFAULT_PICTURE_FORMAT",
@@ -99,6 +100,9 @@ MAX_PICTURE_BYTES: Final = 32 * 1024 * 1024
 
 Colours = Literal["rgb", "yuv420"]
 """``yuv420``: luma and chroma as in most video, one sample of chroma for 2x2 pixels."""
+
+COLOUR_NAMES: Final[Mapping[Colours, str]] = MappingProxyType({"rgb": "RGB", "yuv420": "4:2:0"})
+"""For display."""
 
 
 @dataclass(frozen=True)

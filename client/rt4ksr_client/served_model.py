@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rt4ksr_client.contract import (
+    COLOUR_NAMES,
     INPUTS,
     OUTPUTS,
     PICTURE_NAME,
@@ -58,6 +59,11 @@ class ServedModel:
     def datatype(self) -> str:
         """Of its tensors."""
         return f"UINT{self.bits}"
+
+    @property
+    def frame_format(self) -> str:
+        """What it takes and returns, for display: ``RGB, 8 bits`` or ``4:2:0, 16 bits``."""
+        return f"{COLOUR_NAMES[self.colours]}, {self.bits} bits"
 
     def __post_init__(self) -> None:
         """Reject a model no picture could be prepared for."""

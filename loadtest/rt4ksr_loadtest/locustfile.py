@@ -5,11 +5,11 @@ Locust's events start, feed and end a :class:`LoadRun`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -18,9 +18,8 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from rt4ksr_client.call import Call
 from rt4ksr_client.errors import LoadTestError, Rt4ksrError
-from rt4ksr_client.transports import open_transport
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_loadtest import web_ui as our_web_ui
 from rt4ksr_loadtest.destination import check_destination
 from rt4ksr_loadtest.load.frames import load_frames, request_size_px
@@ -57,8 +56,7 @@ def prepare(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> Non
             for text in options.connection.unencrypted():
                 click.echo(f"rt4ksr: warning: {text}", err=True)
             make_grpc_cooperative()
-            check_models(options)
-            check_sizes(options)
+            check_sizes(options, served_models(options))
     except (Rt4ksrError, ValueError) as exc:
         click.echo(f"rt4ksr: error: {exc}", err=True)
         sys.exit(1)
@@ -86,7 +84,7 @@ def begin(environment: Environment, **_: Any) -> None:
             make_grpc_cooperative()
             if options.out is not None:
                 check_vacant(options.out)
-            check_sizes(options)
+            check_sizes(options, served_models(options))
     except Rt4ksrError as exc:
         logger.error("the run was not started: %s", exc)
         run.draining = True
@@ -160,42 +158,45 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def check_models(options: LoadOptions) -> None:
-    """Check that the server has every model of the run.
+def served_models(options: LoadOptions) -> list[ServedModel]:
+    """Return every model of the run as the server describes it.
 
     Raises:
         ServerError: no answer.
-        Rt4ksrError: a model is missing.
+        Rt4ksrError: a model is missing, or does not take frames.
 
     """
-    ready = {model.name for model in read_server_status(options).models if model.ready}
-    if missing := sorted(set(options.shares) - ready):
+    ready = {model.name: model for model in read_server_status(options).models if model.ready}
+    if missing := sorted(set(options.shares) - set(ready)):
         known = ", ".join(sorted(ready)) or "none"
         raise Rt4ksrError(f"{options.url} does not serve {', '.join(missing)} (it has: {known})")
+    served = [model.served for name, model in ready.items() if name in options.shares]
+    networks = [model for model in served if model is not None]
+    if others := sorted(set(options.shares) - {model.name for model in networks}):
+        raise Rt4ksrError(f"{', '.join(others)}: not a model that takes frames")
+    return networks
 
 
-def check_sizes(options: LoadOptions) -> None:
+def check_sizes(options: LoadOptions, models: Sequence[ServedModel]) -> None:
     """Check that every model of the run takes frames as large as those that it will get.
 
     Raises:
-        ServerError: no answer.
         LoadTestError: a model does not, or there are no frames.
 
     """
-    loaded = load_frames(options.frames, options.tile_px) if options.frames is not None else []
-    with contextlib.closing(open_transport(options.connection)) as transport:
-        for model in options.shares:
-            served = transport.served_model(model, Call(options.timeout_s))
-            sizes_px = {(frame.pixels.shape[1], frame.pixels.shape[0]) for frame in loaded}
-            if options.tile_px is not None or not loaded:
-                sizes_px = {request_size_px(options, model)}
-            for width_px, height_px in sorted(sizes_px):
-                shapes = [tensor.shape(1, height_px, width_px) for tensor in served.inputs]
-                if violation := served.violation(shapes):
-                    raise LoadTestError(
-                        f"{model} does not take frames of {width_px}x{height_px}: {violation}: "
-                        "choose --tile-px or another size of frames"
-                    )
+    for model in models:
+        sizes_px = {request_size_px(options, model.name)}
+        if options.frames is not None:
+            loaded = load_frames(options.frames, options.tile_px, model)
+            if options.tile_px is None:
+                sizes_px = {frame.size_px for frame in loaded}
+        for width_px, height_px in sorted(sizes_px):
+            shapes = [tensor.shape(1, height_px, width_px) for tensor in model.inputs]
+            if violation := model.violation(shapes):
+                raise LoadTestError(
+                    f"{model.name} does not take frames of {width_px}x{height_px}: {violation}: "
+                    "choose --tile-px or another size of frames"
+                )
 
 
 def show_progress(run: LoadRun) -> None:

@@ -162,16 +162,29 @@ def frame_size(text: str) -> tuple[int, int]:
     return frame_side(width), frame_side(height)
 
 
-def model_shares(text: str) -> dict[str, float]:
+def scale_shares(text: str) -> dict[str, float]:
     """Read ``2`` or a mix such as ``2:3,3:1``: model name to its share of the requests."""
+    known = ", ".join(map(str, sorted(DEFAULT_MODELS)))
+    names = {str(scale): spec.name for scale, spec in DEFAULT_MODELS.items()}
+    return shares_of(text, names.__getitem__, f"{known}, or a mix like 2:3,3:1")
+
+
+def model_shares(text: str) -> dict[str, float]:
+    """Read a model's name or a mix such as ``rt4ksr_x2:3,rt4ksr_x2_video:1``; likewise."""
+    return shares_of(text, str, "a name, or a mix like rt4ksr_x2:3,rt4ksr_x2_video:1")
+
+
+def shares_of(text: str, name_of: Callable[[str], str], expected: str) -> dict[str, float]:
+    """Read weights such as ``a:3,b:1``: the name of each to its share; the shares sum to 1."""
     weights: dict[str, float] = {}
     for part in text.split(","):
-        scale, _, weight = part.strip().partition(":")
+        key, _, weight = part.strip().partition(":")
         try:
-            weights[DEFAULT_MODELS[int(scale)].name] = float(weight or 1)
+            weights[name_of(key.strip())] = float(weight or 1)
         except (KeyError, ValueError):
-            known = ", ".join(map(str, sorted(DEFAULT_MODELS)))
-            raise ValueError(f"give {known}, or a mix like 2:3,3:1") from None
+            raise ValueError(f"give {expected}") from None
+    if "" in weights:
+        raise ValueError(f"give {expected}")
     total = sum(weights.values())
     if min(weights.values()) < 0 or not 0 < total < math.inf:
         raise ValueError("weights must be positive")
@@ -192,15 +205,19 @@ class LoadOptions:
     scale: dict[str, float] = field(
         metadata=option(
             "--scale",
-            model_shares,
+            scale_shares,
             "Scale to upscale by: 2, 3, or a weighted mix such as 2:3,3:1.",
             default="2",
             metavar="SCALES",
         )
     )
-    model: str | None = field(
+    model: dict[str, float] | None = field(
         metadata=option(
-            "--model", str, "Use the model NAME instead of the default for --scale.", metavar="NAME"
+            "--model",
+            model_shares,
+            "Use the model NAME instead of the default for --scale, or a weighted mix such as "
+            "rt4ksr_x2:3,rt4ksr_x2_video:1. Models of 4:2:0 video get frames in 4:2:0.",
+            metavar="NAMES",
         )
     )
     transport: TransportName = field(
@@ -388,7 +405,7 @@ class LoadOptions:
     @property
     def shares(self) -> Mapping[str, float]:
         """Model name to its share of the requests; the shares sum to 1."""
-        return {self.model: 1.0} if self.model else self.scale
+        return self.model or self.scale
 
     @property
     def is_open(self) -> bool:

@@ -76,6 +76,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_weights_sha256: dict[str, str]
     gpus: tuple[str, ...] | None
     """The server's, by memory and UUID; None if its metrics could not be read."""
+    model_frame_formats: dict[str, str] = {}
+    """Model name to colours and bits of its frames; empty in results before it was recorded."""
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

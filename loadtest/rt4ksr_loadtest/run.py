@@ -147,9 +147,8 @@ class LoadRun:
             if model not in self._workloads:
                 served = transport.served_model(model, Call(self.options.timeout_s))
                 rng = random.Random()  # noqa: S311 - no secret
-                share = self.options.check_share
-                checker = AnswerChecker(served.scale, served.halo_px, share, rng)
-                frames = base_frames(self.options, model)
+                checker = AnswerChecker(served, self.options.check_share, rng)
+                frames = base_frames(self.options, served)
                 self._workloads[model] = Workload(served, frames, checker)
             return self._workloads[model]
 
@@ -231,8 +230,7 @@ class LoadRun:
     def _size_px(self, model: str) -> tuple[int, int]:
         if model not in self._workloads:
             return request_size_px(self.options, model)
-        height_px, width_px, _ = self._workloads[model].frames[0].pixels.shape
-        return width_px, height_px
+        return self._workloads[model].frames[0].size_px
 
 
 class _ProfileShape(LoadTestShape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,15 +50,15 @@ def transport(request: pytest.FixtureRequest, server: TritonServer) -> Iterator[
 
 def planes(
     luma: tuple[int, ...] = LUMA, chroma: tuple[int, ...] = CHROMA, bits: int = 8
-) -> list[NDArray[np.unsignedinteger]]:
+) -> list[NDArray[Any]]:
     rng = np.random.default_rng(0)
     dtype = np.dtype(f"u{bits // 8}")
     return [rng.integers(0, 1 << bits, shape, dtype=dtype) for shape in (luma, chroma)]
 
 
 def send(
-    transport: Transport, model: str, sent: list[NDArray[np.unsignedinteger]], bits: int = 8
-) -> list[NDArray[np.unsignedinteger]]:
+    transport: Transport, model: str, sent: list[NDArray[Any]], bits: int = 8
+) -> list[NDArray[Any]]:
     """Send tensors as they are, whatever the model takes."""
     count, height, width, _ = sent[0].shape
     inputs = [Tensor.from_array(t.name, a) for t, a in zip(INPUTS["yuv420"], sent, strict=False)]

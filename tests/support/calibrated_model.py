@@ -17,7 +17,10 @@ class TritonPythonModel:
     """Parameters: ``delay_s`` before each answer; each ``wrong_every``-th is wrong."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        parameters = config["parameters"]
+        pairs = zip(config["input"], config["output"], strict=True)
+        self.names = [(taken["name"], given["name"]) for taken, given in pairs]
         self.delay_s = float(parameters["delay_s"]["string_value"])
         self.wrong_every = int(parameters["wrong_every"]["string_value"])
         self.scale = int(parameters["scale"]["string_value"])
@@ -28,10 +31,12 @@ class TritonPythonModel:
 
     def answer(self, request: Any) -> Any:
         time.sleep(self.delay_s)
-        image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        upscaled = image.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
         self.answered += 1
-        if self.wrong_every and self.answered % self.wrong_every == 0:
-            upscaled[:, -1, -1] ^= 64  # one pixel, far from everything
-        tensor = pb_utils.Tensor("upscaled", np.ascontiguousarray(upscaled))
-        return pb_utils.InferenceResponse([tensor])
+        outputs = []
+        for taken, given in self.names:
+            image = pb_utils.get_input_tensor_by_name(request, taken).as_numpy()
+            upscaled = image.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+            if self.wrong_every and self.answered % self.wrong_every == 0:
+                upscaled[:, -1, -1] ^= 64  # one pixel, far from everything
+            outputs.append(pb_utils.Tensor(given, np.ascontiguousarray(upscaled)))
+        return pb_utils.InferenceResponse(outputs)

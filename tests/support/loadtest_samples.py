@@ -50,6 +50,7 @@ MACHINE = Machine(
     server_on_this_host=True,
     model_weights_sha256={"rt4ksr_x2": "9f" * 32, "rt4ksr_x3": "3c" * 32},
     gpus=("79.6 GiB (GPU-340a0c24-fd2c-5e0a-d6c7-d2a5e6b3b0f4)",),
+    model_frame_formats={"rt4ksr_x2": "RGB, 8 bits", "rt4ksr_x3": "RGB, 8 bits"},
 )
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from rt4ksr_client.errors import LoadTestError
+from rt4ksr_client.frames import Planes
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_loadtest.load.answers import AnswerChecker, WrongPictureError
 from rt4ksr_loadtest.load.frames import (
+    BaseFrame,
+    base_frame,
     base_frames,
     crop_tile,
     generate_frames,
@@ -27,66 +33,150 @@ from rt4ksr_loadtest.load.shapes import Level, LoadShape, plan_levels
 from rt4ksr_loadtest.result import Step
 from support.loadtest_options import parse_options
 
+RGB = ServedModel("rt4ksr_x2", 2, 2, 16, 0, "", "")
+VIDEO = ServedModel("rt4ksr_x2_video", 2, 2, 16, 0, "", "", colours="yuv420")
+VIDEO16 = dataclasses.replace(VIDEO, name="rt4ksr_x2_video16", bits=16)
+each_model = pytest.mark.parametrize("model", [RGB, VIDEO, VIDEO16], ids=lambda model: model.name)
 
-def upscaled(batch: np.ndarray[Any, Any], scale: int = 2) -> np.ndarray[Any, Any]:
-    return batch.repeat(scale, axis=1).repeat(scale, axis=2)
+
+def upscaled(batch: Planes, scale: int = 2) -> Planes:
+    return tuple(plane.repeat(scale, axis=1).repeat(scale, axis=2) for plane in batch)
 
 
-def test_a_stamp_is_read_from_the_upscaled_frame_and_differs_between_requests() -> None:
-    base = generate_frames(256, 128, 1, seed=3)[0].pixels
+def generated(model: ServedModel, count: int = 1) -> list[BaseFrame]:
+    found = generate_frames(256, 128, count, seed=3)
+    return [base_frame(name, picture, model) for name, picture in found]
+
+
+@each_model
+def test_a_stamp_is_read_from_the_upscaled_frame_and_differs_between_requests(
+    model: ServedModel,
+) -> None:
+    base = generated(model)[0].planes
 
     for scale, number in itertools.product((2, 3), (0, 1, 0xDEADBEEF, 2**32 - 1)):
-        assert read_stamp(upscaled(stamp_frame(base, number), scale), scale) == number
-    assert (stamp_frame(base, 1) != stamp_frame(base, 2)).any()
-    assert base.shape == (128, 256, 3)
+        stamped = stamp_frame(base, model.inputs, number)
+        assert read_stamp(upscaled(stamped, scale)[0], scale) == number
+    one, two = (stamp_frame(base, model.inputs, number) for number in (1, 2))
+    assert (one[0] != two[0]).any()
+    for before, after, tensor in zip(base, one, model.inputs, strict=True):
+        assert after.shape == tensor.shape(1, 128, 256) == (1, *before.shape)
+        assert after.dtype == before.dtype == f"u{model.bits // 8}"
 
 
 def test_generated_frames_are_repeatable_and_have_detail() -> None:
-    first, second = generate_frames(256, 128, 2, seed=3)
+    first, second = (frame.planes[0] for frame in generated(RGB, 2))
 
-    np.testing.assert_array_equal(first.pixels, generate_frames(256, 128, 1, seed=3)[0].pixels)
-    assert (first.pixels != second.pixels).mean() > 0.9
-    assert first.pixels.std() > 20
+    np.testing.assert_array_equal(first, generated(RGB)[0].planes[0])
+    assert (first != second).mean() > 0.9
+    assert first.std() > 20
 
 
-def test_every_kind_of_wrong_answer_is_detected() -> None:
-    base = generate_frames(256, 128, 1, seed=3)[0].pixels
-    checker = AnswerChecker(scale=2, halo_px=16, share=1.0, rng=random.Random(1))
-    sent = stamp_frame(base, 7)
+@each_model
+def test_every_kind_of_wrong_answer_is_detected(model: ServedModel) -> None:
+    base = generated(model)[0].planes
+    checker = AnswerChecker(model, share=1.0, rng=random.Random(1))
+    sent = stamp_frame(base, model.inputs, 7)
     right = upscaled(sent)
+    level = 1 << model.bits - 8
     checker.check(0, sent, 7, right)
-    off_by_one = right.copy()
-    off_by_one[0, 200, 300] ^= 1
-    checker.check(0, sent, 7, off_by_one)
 
-    a_pixel = right.copy()
-    a_pixel[0, -1, -1, 2] ^= 4
-    wrong = {
-        "expected uint8": right[:, :-2],
-        "this request's number is 7": upscaled(stamp_frame(base, 8)),
-        "levels from an earlier": a_pixel,
-    }
-    for message, answer in wrong.items():
-        with pytest.raises(WrongPictureError, match=message):
-            checker.check(0, sent, 7, answer)
-    other = stamp_frame(np.invert(base), 7)
-    with pytest.raises(WrongPictureError, match="from what was sent"):
-        checker.check(1, sent, 7, upscaled(other))
+    def changed(index: int, code: int) -> Planes:
+        planes = [plane.copy() for plane in right]
+        planes[index][0, -1, -1, -1] ^= code
+        return tuple(planes)
+
+    for index in range(len(right)):
+        checker.check(0, sent, 7, changed(index, level))
+        with pytest.raises(WrongPictureError, match="levels from an earlier answer's"):
+            checker.check(0, sent, 7, changed(index, 4 * level))
+    for index, plane in enumerate(right):
+        others = (plane[:, :-2], plane.astype(np.uint32), plane[..., :0])
+        for other in others:
+            answer = (*right[:index], other, *right[index + 1 :])
+            with pytest.raises(WrongPictureError, match="expected uint"):
+                checker.check(0, sent, 7, answer)
+    with pytest.raises(WrongPictureError, match="expected uint"):
+        checker.check(0, sent, 7, right[:-1])
+    with pytest.raises(WrongPictureError, match="this request's number is 7"):
+        checker.check(0, sent, 7, upscaled(stamp_frame(base, model.inputs, 8)))
 
 
-def test_frames_come_from_a_folder_whose_other_files_are_skipped(tmp_path: Path) -> None:
+@each_model
+def test_a_first_answer_has_to_look_like_the_frame(model: ServedModel) -> None:
+    base = generated(model)[0].planes
+    checker = AnswerChecker(model, share=1.0, rng=random.Random(1))
+    sent = stamp_frame(base, model.inputs, 7)
+
+    for index in range(len(base)):
+        other = (*base[:index], np.invert(base[index]), *base[index + 1 :])
+        answer = upscaled(stamp_frame(other, model.inputs, 7))
+        with pytest.raises(WrongPictureError, match="from what was sent"):
+            checker.check(1, sent, 7, answer)
+
+
+@each_model
+def test_frames_come_from_a_folder_whose_other_files_are_skipped(
+    tmp_path: Path, model: ServedModel
+) -> None:
     Image.new("RGB", (301, 201), "red").save(tmp_path / "odd.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     (tmp_path / "notes.txt").write_text("no picture")
 
-    frames = load_frames(tmp_path, None)
+    (frame,) = load_frames(tmp_path, None, model)
 
-    assert [(f.name, f.pixels.shape) for f in frames] == [("odd.png", (200, 300, 3))]
-    assert crop_tile(frames[0], 128, random.Random(1)).pixels.shape == (128, 128, 3)
+    assert frame.name == "odd.png"
+    assert frame.size_px == (300, 200)
+    tile = crop_tile(frame, model.inputs, 128, random.Random(1))
+    for planes, size_px in ((frame.planes, (200, 300)), (tile.planes, (128, 128))):
+        shapes = [tensor.shape(1, *size_px)[1:] for tensor in model.inputs]
+        assert [plane.shape for plane in planes] == shapes
+        assert {plane.dtype for plane in planes} == {np.dtype(f"u{model.bits // 8}")}
     with pytest.raises(LoadTestError, match="no picture of at least 512"):
-        load_frames(tmp_path, 512)
+        load_frames(tmp_path, 512, model)
     with pytest.raises(LoadTestError, match="no such file"):
-        load_frames(tmp_path / "nothing", None)
+        load_frames(tmp_path / "nothing", None, model)
+
+
+def test_a_pictures_colours_become_those_of_jpeg() -> None:
+    red = Image.new("RGB", (130, 128), (255, 0, 0))
+
+    luma, chroma = base_frame("red", red, VIDEO16).planes
+
+    assert np.unique(luma).tolist() == [76 << 8]  # 0.299 * 255
+    ((u, v),) = np.unique(chroma.reshape(-1, 2), axis=0) >> 8
+    assert (u, v) == (pytest.approx(85, abs=1), 255)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_a_videos_planes_are_sent_as_they_are(tmp_path: Path, pixel_format: str) -> None:
+    depth = 8 if pixel_format == "yuv420p" else 10
+    path = tmp_path / "lossless.mkv"
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 1 << depth, (136, 130)).astype(f"u{1 if depth == 8 else 2}")
+    chroma = rng.integers(0, 1 << depth, (68, 65, 2)).astype(luma.dtype)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 130, 136, pixel_format
+        values = (luma, chroma[..., 0], chroma[..., 1])
+        frame = av.VideoFrame(130, 136, pixel_format)
+        for plane, samples in zip(frame.planes, values, strict=True):
+            rows: Any = np.zeros((plane.height, plane.line_size // luma.itemsize), luma.dtype)
+            rows[:, : plane.width] = samples
+            plane.update(rows.tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    (found,) = load_frames(path, None, VIDEO if depth == 8 else VIDEO16)
+
+    np.testing.assert_array_equal(found.planes[0][..., 0], luma << (0 if depth == 8 else 6))
+    np.testing.assert_array_equal(found.planes[1], chroma << (0 if depth == 8 else 6))
+    assert found.planes[0].flags.c_contiguous
+    (other,) = load_frames(path, None, VIDEO16 if depth == 8 else VIDEO)
+    assert other.planes[1].dtype == (np.uint16 if depth == 8 else np.uint8)
+    (rgb,) = load_frames(path, None, RGB)
+    assert [plane.shape for plane in rgb.planes] == [(136, 130, 3)]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +192,8 @@ def test_generated_requests_have_the_size_that_options_and_model_call_for(
 ) -> None:
     options = parse_options(*words)
 
-    shapes = {frame.pixels.shape for frame in base_frames(options, "rt4ksr_x2")}
-    assert shapes == {(size_px[1], size_px[0], 3)}
+    assert {frame.size_px for frame in base_frames(options, RGB)} == {size_px}
+    assert {frame.size_px for frame in base_frames(options, VIDEO)} == {size_px}
     assert request_size_px(options, "rt4ksr_x2") == size_px
     assert request_size_px(parse_options(), "rt4ksr_x3") == (1280, 720)
 

@@ -57,6 +57,10 @@ def test_options_choose_the_loop_and_the_mix() -> None:
     assert opened.rate_fps_per_user == 6
     assert opened.objectives.p99_ms == 200
     assert parse_options("--model", "mine").shares == {"mine": 1.0}
+    assert parse_options("--model", "rt4ksr_x2:3, rt4ksr_x2_video").shares == {
+        "rt4ksr_x2": 0.75,
+        "rt4ksr_x2_video": 0.25,
+    }
     assert opened.connection == Connection("127.0.0.1:8001", timeout_s=60)
 
 

@@ -133,21 +133,22 @@ class FrameUser(User):
             workload = self._run.workload(model, self._transport)
             index = self._rng.randrange(len(workload.frames))
             number = next(self._numbers)
-            sent = stamp_frame(workload.frames[index].pixels, number)
+            sent = stamp_frame(workload.frames[index].planes, workload.model.inputs, number)
             start_s = time.perf_counter()
             if due_s is not None:
                 recorder.late(start_s - due_s)
                 start_s = due_s
             try:
-                (upscaled,) = self._transport.upscale(
-                    workload.model, (sent,), Call(self._options.timeout_s)
+                upscaled = self._transport.upscale(
+                    workload.model, sent, Call(self._options.timeout_s)
                 )
             finally:
                 latency_s = time.perf_counter() - start_s
-            size_bytes = upscaled.nbytes
+            size_bytes = sum(plane.nbytes for plane in upscaled)
             workload.checker.check(index, sent, number, upscaled)
-            frames = upscaled.shape[1] * upscaled.shape[2] / FRAME_PX
-            recorder.right(latency_s, frames, sent.nbytes + size_bytes)
+            _, height_px, width_px, _ = upscaled[0].shape
+            sent_bytes = sum(plane.nbytes for plane in sent)
+            recorder.right(latency_s, height_px * width_px / FRAME_PX, sent_bytes + size_bytes)
         except (ServerError, WrongPictureError) as exc:
             failure = exc
             self._record_failure(exc)

@@ -176,18 +176,16 @@ def machine_facts(options: LoadOptions, monitor: ServerMonitor) -> Machine:
 
     ``monitor`` has read the server's metrics, and may be closed.
     """
-    version, weights = "not known", {}
+    version, weights, formats = "not known", {}, {}
     try:
         server = read_server_status(options)
     except ServerError as exc:
         logger.debug("server status not read: %s", exc)
     else:
         version = server.version  # its name is a new one at each start
-        weights = {
-            model.name: model.served.weights_sha256
-            for model in server.models
-            if model.served is not None and model.name in options.shares
-        }
+        served = [model.served for model in server.models if model.name in options.shares]
+        weights = {model.name: model.weights_sha256 for model in served if model is not None}
+        formats = {model.name: model.frame_format for model in served if model is not None}
     return Machine(
         generator_cpu=cpu_name(),
         generator_cores=psutil.cpu_count() or 1,
@@ -199,6 +197,7 @@ def machine_facts(options: LoadOptions, monitor: ServerMonitor) -> Machine:
         server_on_this_host=monitor.on_this_host,
         model_weights_sha256=weights,
         gpus=monitor.gpus,
+        model_frame_formats=formats,
     )
 
 

@@ -185,6 +185,7 @@ def machine(result: RunResult) -> Rows:
     if used.gpus is not None:
         gpus = f"{len(used.gpus)}: {', '.join(used.gpus)}" if used.gpus else "none seen"
     weights = [f"{name} {digest[:12]}" for name, digest in used.model_weights_sha256.items()]
+    formats = [f"{name} {format_}" for name, format_ in used.model_frame_formats.items()]
     return (
         ("generator", f"{used.generator_cpu}, {used.generator_cores} cores"),
         ("generator memory", memory(used.generator_memory_bytes)),
@@ -193,6 +194,7 @@ def machine(result: RunResult) -> Rows:
         ("Triton", used.server_version),
         ("GPUs", gpus),
         ("weights (SHA-256)", ", ".join(weights) or NONE),
+        ("frame formats", ", ".join(formats) or NONE),
         ("Python", used.python),
         *used.versions.items(),
     )
