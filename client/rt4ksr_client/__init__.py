@@ -6,6 +6,7 @@ from rt4ksr_client.async_upscaler import AsyncUpscaler
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.connection import Connection
 from rt4ksr_client.errors import Rt4ksrError
+from rt4ksr_client.frames import Yuv420
 from rt4ksr_client.security import Security, UnencryptedWarning
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.upscaler import Upscaler
@@ -21,6 +22,7 @@ __all__ = [
     "ServedModel",
     "UnencryptedWarning",
     "Upscaler",
+    "Yuv420",
     "__version__",
 ]
 

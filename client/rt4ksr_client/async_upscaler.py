@@ -46,7 +46,7 @@ __all__ = ["AsyncUpscaler"]
 MAX_THREADS = 16
 _END = object()
 
-Picture = TypeVar("Picture", NDArray[Any], Image.Image)
+Picture = TypeVar("Picture", NDArray[Any], Image.Image, Yuv420, "VideoFrame")
 Answer = TypeVar("Answer")
 
 

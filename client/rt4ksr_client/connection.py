@@ -147,7 +147,7 @@ class Connection:
             protocol), ``grpc``, ``http``, ``shm`` or ``cuda_shm``.
         wire: ``raw`` sends pixels, ``encoded`` sends pictures both ways, over gRPC or HTTP.
             ``auto`` sends pixels through shared memory; elsewhere it measures the link at the
-            first call and encodes where that is faster.
+            first call and encodes where that is faster. Frames in 4:2:0 always travel raw.
         wire_format: format of encoded frames: ``jpeg`` (quality 95) and ``webp`` (90) are lossy,
             ``png`` is exact and slow.
         timeout_s: deadline per request in seconds, including retries.

@@ -30,7 +30,10 @@ _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 
 
 class PictureWarning(UserWarning):
-    """Something in a picture is lost: bit depth, metadata, transparency or frames."""
+    """Something in a picture is lost: bit depth, metadata, transparency or frames.
+
+    Or it has no effect on it, as ``wire="encoded"`` on frames of video.
+    """
 
 
 @dataclass(frozen=True)

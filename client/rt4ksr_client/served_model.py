@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rt4ksr_client.contract import (
     COLOUR_NAMES,
     INPUTS,
+    MODELS,
     OUTPUTS,
     PICTURE_NAME,
     Colours,
     FrameTensor,
     Parameter,
 )
-from rt4ksr_client.errors import ServerError
+from rt4ksr_client.errors import PictureError, ServerError
 
 __all__ = ["ServedModel"]
+
+FRAMES: Final[Mapping[Colours, str]] = {"rgb": "RGB pictures", "yuv420": "4:2:0 video frames"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,26 @@ class ServedModel:
             raise ValueError(f"scale, size_multiple or halo_px out of range: {self}")
         if self.max_side_px is not None and self.max_side_px < 2 * self.halo_px + 64:
             raise ValueError(f"max_side_px leaves no room between two halos: {self}")
+
+    def check_takes(self, colours: Colours, bits: int | None = None) -> None:
+        """Reject frames of other colours, or of other bits, than the model's.
+
+        Raises:
+            PictureError: the message names this project's models for such frames.
+
+        """
+        if self.colours == colours and bits in (None, self.bits):
+            return
+        of_bits = "" if bits is None else f" of {bits} bits"
+        fitting = ", ".join(
+            spec.name
+            for spec in MODELS.values()
+            if spec.colours == colours and bits in (None, spec.bits)
+        )
+        raise PictureError(
+            f"model {self.name!r} takes {FRAMES[self.colours]} of {self.bits} bits, not "
+            f"{FRAMES[colours]}{of_bits}: those are for {fitting}"
+        )
 
     def violation(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         """Return the rule that tensors of these ``shapes`` break; None if none."""

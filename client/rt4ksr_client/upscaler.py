@@ -26,13 +26,12 @@ from rt4ksr_client.connection import (
 from rt4ksr_client.contract import (
     DEFAULT_MODELS,
     DEFAULT_PICTURE_FORMAT,
-    MODELS,
+    Colours,
     PictureFormat,
 )
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
-    PictureError,
     ServerError,
     ServerUnreachableError,
     WrongScaleError,
@@ -196,6 +195,11 @@ class Upscaler:
                 raise WrongScaleError(
                     f"model {served.name!r} upscales x{served.scale}, not x{self._expected_scale}"
                 )
+            if served.colours != "rgb" and self._connection.wire == "encoded":
+                pictures.warn(
+                    f"model {served.name!r} takes 4:2:0 planes, which travel raw: the wire "
+                    "'encoded' is for RGB pictures"
+                )
             self._served = served
         return served
 
@@ -350,7 +354,8 @@ class Upscaler:
         self, served: ServedModel, frame: Frame | Yuv420, cancellation: Cancellation | None
     ) -> Frame | Yuv420:
         planes = planes_of(frame)
-        _check_kind(planes, served)
+        colours: Colours = "yuv420" if isinstance(frame, Yuv420) else "rgb"
+        served.check_takes(colours, 8 * planes[0].dtype.itemsize)
 
         def upscale_batch(batch: Planes, cancellation: Cancellation | None) -> Planes:
             call = Call(self._connection.timeout_s, cancellation)
@@ -380,25 +385,6 @@ class Upscaler:
 def is_video_frame(image: object) -> TypeGuard[VideoFrame]:
     """Return whether ``image`` is PyAV's, which is not imported for it."""
     return type(image).__module__.startswith("av.video")
-
-
-def _check_kind(planes: Planes, served: ServedModel) -> None:
-    """Reject a frame that is not for the model.
-
-    Raises:
-        PictureError: the message names a model that takes it.
-
-    """
-    bits = 8 * planes[0].dtype.itemsize
-    colours = "rgb" if len(planes) == 1 else "yuv420"
-    if (colours, bits) == (served.colours, served.bits):
-        return
-    fitting = ", ".join(s.name for s in MODELS.values() if (s.colours, s.bits) == (colours, bits))
-    kinds = {"rgb": "RGB pictures", "yuv420": "4:2:0 video frames"}
-    raise PictureError(
-        f"model {served.name!r} takes {kinds[served.colours]} of {served.bits} bits, not "
-        f"{kinds[colours]} of {bits} bits: those are for {fitting}"
-    )
 
 
 def _model_for(scale: int, model: str | None) -> str:

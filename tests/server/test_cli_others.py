@@ -169,7 +169,8 @@ def test_a_server_without_a_model_for_video_is_named(
     other = run("video", source, "--url", nearest_server.grpc_url, "--model", "rt4ksr_x2")
 
     assert "'rt4ksr_x2_video' is not ready" in str(result.exception)
-    assert "'rt4ksr_x2' is for pictures: use rt4ksr_x2_video" in str(other.exception)
+    assert "takes RGB pictures of 8 bits, not 4:2:0 video frames" in str(other.exception)
+    assert "those are for rt4ksr_x2_video" in str(other.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 

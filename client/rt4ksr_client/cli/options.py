@@ -107,7 +107,8 @@ def server_options(function: Decorated) -> Decorated:
             default="raw",
             show_default=True,
             help="Send frames as raw pixels (exact) or as encoded pictures, for links below about "
-            "10 Gbit/s. auto measures the link and uses what is faster.",
+            "10 Gbit/s. auto measures the link and uses what is faster. The frames of a video are "
+            "always sent raw.",
         ),
         click.option(
             "--wire-format",

@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from rt4ksr_client.connection import Connection
-from rt4ksr_client.contract import DEFAULT_MODELS, image_endpoint
+from rt4ksr_client.contract import DEFAULT_MODELS, Colours, image_endpoint
 from rt4ksr_client.errors import (
     MissingExtraError,
     ModelNotReadyError,
@@ -78,11 +78,13 @@ class ServerChoice:
             yield dataclasses.replace(self.connection, url=url, security=DEFAULT_SECURITY)
 
     @contextmanager
-    def models(self, names: Sequence[str], scale: int | None) -> Iterator[Models]:
+    def models(
+        self, names: Sequence[str], scale: int | None, colours: Colours = "rgb"
+    ) -> Iterator[Models]:
         """Yield the models ``names``, or the one asked for with ``--model`` instead.
 
         The server is contacted, or started, when a model is first used. A ``scale`` that is not
-        None is checked against the models'.
+        None is checked against the models', and so are their ``colours``.
         """
         names = [self.model] if self.model else names
         with ExitStack() as stack:
@@ -93,7 +95,7 @@ class ServerChoice:
                     stack.enter_context(_open_upscaler(connection, scale, name)) for name in names
                 ]
 
-            yield Models(connect)
+            yield Models(connect, colours)
 
     @contextmanager
     def observer(self) -> Iterator[Upscaler]:
@@ -109,8 +111,9 @@ class Models:
     May be shared between threads after the first use.
     """
 
-    def __init__(self, connect: Callable[[], Sequence[Upscaler]]) -> None:
+    def __init__(self, connect: Callable[[], Sequence[Upscaler]], colours: Colours = "rgb") -> None:
         self._connect = connect
+        self._colours = colours
 
     @cached_property
     def upscalers(self) -> Sequence[Upscaler]:
@@ -123,6 +126,7 @@ class Models:
 
         Raises:
             ModelNotReadyError: the server has none of the models.
+            PictureError: a model takes frames of other colours.
             ServerError: no answer.
 
         """
@@ -134,6 +138,7 @@ class Models:
 
         Raises:
             ModelNotReadyError: the server has none of the models.
+            PictureError: a model takes frames of other colours.
             ServerError: no answer.
 
         """
@@ -143,11 +148,12 @@ class Models:
         found, missing = False, None
         for upscaler in self.upscalers:
             try:
-                upscaler.fetch_served_model()
+                served = upscaler.fetch_served_model()
             except ModelNotReadyError as exc:
                 logger.info("skipped a model: %s", exc)
                 missing = exc
             else:
+                served.check_takes(self._colours)
                 found = True
                 yield upscaler
         if missing is not None and not found:

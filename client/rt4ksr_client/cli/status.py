@@ -40,9 +40,10 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status
       rt4ksr status --url http://gpu-host:8000 --json
 
-    "as shipped" means that a model's weights have the SHA-256 of the ones in this package. Times
-    are means in milliseconds per request. Without a server at the default address, and with the
-    server extra installed, the command starts one for the call.
+    "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
+    video. "as shipped" means that a model's weights have the SHA-256 of the ones in this package.
+    Times are means in milliseconds per request. Without a server at the default address, and with
+    the server extra installed, the command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     with server.observer() as upscaler:
         found = upscaler.status()
@@ -54,7 +55,7 @@ def status(as_json: bool, server: ServerChoice) -> None:
     click.echo(f"transport  {route.transport}: {route.transport_reason}")
     click.echo(f"wire       {route.wire}: {route.wire_reason}")
     table = Table(box=SIMPLE)
-    for name in ("model", "version", "scale", "weights", "backend", "state"):
+    for name in ("model", "version", "scale", "frames", "weights", "backend", "state"):
         table.add_column(name)
     for name in ("answered", "failed", "queue ms", "network ms"):
         table.add_column(name, justify="right")
@@ -82,9 +83,10 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
     state = "ready" if model.ready else f"not ready {model.reason}".strip()
     if model.served is not None:
         scale, sha256 = f"x{model.served.scale}", model.served.weights_sha256
+        frames = model.served.frame_format
         weights = "as shipped" if sha256 == shipped_sha256 else f"other: {sha256[:8]}"
     else:
-        scale, weights = SCALE_COLUMN[model.kind] if model.ready else "", ""
+        scale, frames, weights = SCALE_COLUMN[model.kind] if model.ready else "", "", ""
     counts = ("", "", "", "")
     if model.statistics is not None:
         done = model.statistics
@@ -94,4 +96,4 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
             f"{done.queue_ms:.1f}",
             f"{done.infer_ms:.1f}",
         )
-    return model.name, model.version, scale, weights, model.backend, state, *counts
+    return model.name, model.version, scale, frames, weights, model.backend, state, *counts

@@ -145,7 +145,7 @@ def video(
     start_s = perf_counter()
     bits = 8 if source_depth(source) == 8 else 16
     names = [models_for("video", bits)[scale or DEFAULT_SCALE].name]
-    with server.models(names, scale) as models, _progress_bar() as bar:
+    with server.models(names, scale, "yuv420") as models, _progress_bar() as bar:
         upscaler = models.first
         suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
         if target is None:

@@ -15,7 +15,6 @@ import av
 
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
-from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.files import is_stream
 from rt4ksr_client.frames import Yuv420
@@ -84,6 +83,7 @@ def upscale_video(
 
     Raises:
         VideoError: not a video, one that would come out wrong, or a target that cannot be written.
+        PictureError: the model takes pictures in RGB.
         ServerError: the server failed, or cannot be reached.
 
     """
@@ -93,9 +93,7 @@ def upscale_video(
         raise VideoError(f"{target}: the file exists")
     video = VideoSource.probe(source, options, resume=resume)
     served = upscaler.served_model
-    if served.colours != "yuv420":
-        fitting = ", ".join(spec.name for spec in MODELS.values() if spec.colours == "yuv420")
-        raise VideoError(f"model {served.name!r} is for pictures: use {fitting}")
+    served.check_takes("yuv420")
     bits = served.bits
     if video.colours.depth > bits:
         warn(f"{source}: {video.colours.depth} bits a value: upscaled with {bits}")

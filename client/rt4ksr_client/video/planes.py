@@ -78,9 +78,7 @@ def planar_420(depth: int) -> str:
 def reformatted(frame: VideoFrame, pixel_format: str, **colours: Any) -> VideoFrame:
     """Convert ``frame``, which keeps its time."""
     other = frame.reformat(format=pixel_format, interpolation=ACCURATE_BICUBIC, **colours)
-    if frame.time_base is not None:
-        other.pts, other.time_base = frame.pts, frame.time_base
-    return other
+    return timed_like(other, frame)
 
 
 def to_video_frame(image: Yuv420, pixel_format: str, colours: ColourTags) -> VideoFrame:
@@ -118,8 +116,14 @@ def upscaled_like(image: Yuv420, source: VideoFrame) -> VideoFrame:
         int(source.color_trc),
         is_full_range=has_full_range(source),
     )
-    frame = to_video_frame(image, planar_420(tags.depth), tags)
-    frame.pts, frame.time_base = source.pts, source.time_base
+    return timed_like(to_video_frame(image, planar_420(tags.depth), tags), source)
+
+
+def timed_like(frame: VideoFrame, source: VideoFrame) -> VideoFrame:
+    """Give ``frame`` the time of ``source``, if that has one, and return it."""
+    frame.pts = source.pts
+    if source.time_base is not None:
+        frame.time_base = source.time_base
     return frame
 
 
