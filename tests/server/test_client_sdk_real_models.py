@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rt4ksr_client import Upscaler
+from rt4ksr_client import Upscaler, Yuv420
 from rt4ksr_client.call import Call
 from rt4ksr_client.connection import Connection
 from rt4ksr_client.contract import DEFAULT_MODELS
@@ -20,10 +21,12 @@ from support.processes import settled
 
 pytestmark = pytest.mark.server
 
+VIDEO = ["rt4ksr_x2_video", "rt4ksr_x2_video16"]
+
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[TritonServer]:
-    names = [spec.name for spec in DEFAULT_MODELS.values()]
+    names = [spec.name for spec in DEFAULT_MODELS.values()] + VIDEO
     with TritonServer(root / "model_repository", models=names) as running:
         yield running
 
@@ -43,6 +46,30 @@ def test_a_picture_sent_in_tiles_equals_the_one_sent_whole(
 
     assert difference.max() <= 1
     assert (difference == 0).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("model", VIDEO)
+def test_planes_sent_in_tiles_equal_those_sent_whole(
+    model: str, server: TritonServer, photograph: Path
+) -> None:
+    luma, *chroma = Image.open(photograph).crop((0, 0, 333, 241)).convert("YCbCr").split()
+    halves = np.stack([np.asarray(channel.reduce(2)) for channel in chroma], axis=-1)
+    planes: list[Any] = [np.asarray(luma), halves]
+    level = 1
+    if model.endswith("16"):
+        level = 64  # of 10 bits
+        planes = [plane.astype(np.uint16) << 8 for plane in planes]
+    frame = Yuv420(*planes)
+    with (
+        Upscaler(server.grpc_url, model=model) as whole,
+        Upscaler(server.grpc_url, model=model, max_request_px=20_000) as tiled,
+    ):
+        one, other = whole.upscale(frame), tiled.upscale(frame)
+
+    for a, b in ((one.luma, other.luma), (one.chroma, other.chroma)):
+        difference = np.abs(a.astype(int) - b)
+        assert difference.max() <= level
+        assert (difference < level).mean() >= 0.9999
 
 
 def busy_s(transport: Transport, model: str) -> float:
