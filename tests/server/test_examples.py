@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from rt4ksr_client.contract import MODELS
 from rt4ksr_server import TritonServer
+from support.servers import RepositoryFactory, ServerFactory
+from support.videos import make_video, uneven
 
 
 def run(root: Path, program: str, *arguments: object) -> str:
@@ -108,6 +112,27 @@ def test_a_video_with_opencv(root: Path, nearest_server: TritonServer, tmp_path:
     assert [frame.shape for frame in frames] == [(96, 128, 3)] * 10
     blue, green, red = frames[5][48, 64]
     assert red > 150 > 80 > max(blue, green)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_a_video_as_planes_with_pyav(
+    root: Path,
+    server_with: ServerFactory,
+    nearest_repository: RepositoryFactory,
+    tmp_path: Path,
+    pixel_format: str,
+) -> None:
+    source = make_video(tmp_path / "in.mkv", frames=10, when=uneven, pixel_format=pixel_format)
+    models = [MODELS["rt4ksr_x2_video"], MODELS["rt4ksr_x2_video16"]]
+
+    with server_with(nearest_repository(models)) as server:
+        run(root, "video_planes.py", source, tmp_path / "out.mkv", server.grpc_url)
+
+    with av.open(str(source)) as small, av.open(str(tmp_path / "out.mkv")) as large:
+        before, after = list(small.decode(video=0)), list(large.decode(video=0))
+    assert [frame.time for frame in after] == [frame.time for frame in before]
+    assert {(f.width, f.height, f.format.name) for f in after} == {(128, 96, pixel_format)}
+    assert {int(frame.colorspace) for frame in after} == {1}
 
 
 def test_numpy_frames_on_two_servers(
