@@ -132,6 +132,8 @@ def video(
     Timestamps are kept, so audio stays in sync even at a variable frame rate. Colours stay what
     they are: 8 bits or more, BT.601, BT.709 or BT.2020, SDR, HDR10 or HLG. Other than 4:2:0 becomes
     4:2:0. Interlaced video is rejected unless --deinterlace is given.
+
+    Only what has changed since the frame before is computed: -v and --json say how much that was.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints errors only

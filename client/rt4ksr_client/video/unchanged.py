@@ -230,6 +230,9 @@ class UnchangedParts:
             return ()
         changed = dilated(changed, -(-self._halo_px // self._block_px))
         height, width, _ = now[0].shape
+        whole_s = self._cost.of(height * width)
+        if self._cost.of(changed.sum() * self._block_px**2) >= whole_s:
+            return None
 
         def cost_s(boxes: Boxes) -> NDArray[np.float64]:
             """Of the tiles with halos."""
@@ -240,7 +243,7 @@ class UnchangedParts:
             return seconds
 
         boxes = cover(changed, cost_s)
-        if cost_s(boxes).sum() + self._copy_s >= self._cost.of(height * width):
+        if cost_s(boxes).sum() + self._copy_s >= whole_s:
             return None
         return tuple(
             Tile(
