@@ -340,3 +340,19 @@ def test_the_cost_of_requests_is_measured_up_to_where_pixels_count(
     assert cost.fixed_s == pytest.approx(0.002)
     assert cost.px_s == pytest.approx(2e-7)
     assert sorted(set(sides)) == [64, 128, 256]
+
+
+def test_a_busy_machine_is_not_mistaken_for_one_where_requests_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+
+    def upscale(image: Yuv420) -> None:
+        nonlocal now_s
+        now_s += 0.002 if image.luma.shape[0] == 64 else 0.5
+
+    monkeypatch.setattr("rt4ksr_client.video.unchanged.perf_counter", lambda: now_s)
+
+    cost = RequestCost.measured(upscale, served_model())
+
+    assert cost.fixed_s >= 64 * 64 * cost.px_s > 0
