@@ -32,6 +32,7 @@ from rt4ksr_client.contract import (
 from rt4ksr_client.errors import (
     InvalidRequestError,
     ModelNotReadyError,
+    PictureError,
     ServerError,
     ServerUnreachableError,
     WrongScaleError,
@@ -130,6 +131,7 @@ class Upscaler:
         self._retries = Retries()
         self._transport = open_transport(self._connection)
         self._served: ServedModel | None = None
+        self._said_raw = False
 
     @classmethod
     def from_connection(
@@ -195,7 +197,9 @@ class Upscaler:
                 raise WrongScaleError(
                     f"model {served.name!r} upscales x{served.scale}, not x{self._expected_scale}"
                 )
-            if served.colours != "rgb" and self._connection.wire == "encoded":
+            is_raw = served.colours != "rgb" and self._connection.wire == "encoded"
+            if is_raw and not self._said_raw:
+                self._said_raw = True
                 pictures.warn(
                     f"model {served.name!r} takes 4:2:0 planes, which travel raw: the wire "
                     "'encoded' is for RGB pictures"
@@ -332,11 +336,11 @@ class Upscaler:
         """Upscale ``frame``, once more if the server has got another model by the same name."""
         served = self.fetch_served_model(cancellation=cancellation)
         for _ in range(MAX_MODEL_CHANGES):
-            misfit: ServerError | None = None
+            misfit: ServerError | PictureError | None = None
             try:
                 upscaled = self._upscale_with(served, frame, cancellation)
-            except ServerError as exc:
-                if type(exc) not in (ServerError, InvalidRequestError):
+            except (ServerError, PictureError) as exc:
+                if type(exc) not in (ServerError, InvalidRequestError, PictureError):
                     raise
                 misfit, self._served = exc, None
             if self._served is not None:

@@ -60,21 +60,21 @@ class Local(Transport):
     def __init__(self, model: ServedModel, network: Network) -> None:
         self.address = "here"
         self.route = Route("grpc", "a test")
-        self._model = model
+        self.model = model
         self._network = network
         self.sent: list[Planes] = []
 
     def served_model(self, model: str, call: Call) -> ServedModel:
-        return self._model
+        return self.model
 
     def infer(self, request: InferRequest, call: Call) -> InferResponse:
-        assert [t.name for t in request.inputs] == [t.name for t in INPUTS[self._model.colours]]
+        assert [t.name for t in request.inputs] == [t.name for t in INPUTS[self.model.colours]]
         batch = tuple(tensor.data for tensor in request.inputs)
-        assert self._model.violation([plane.shape for plane in batch]) is None
-        assert {tensor.datatype for tensor in request.inputs} == {self._model.datatype}
+        assert self.model.violation([plane.shape for plane in batch]) is None
+        assert {tensor.datatype for tensor in request.inputs} == {self.model.datatype}
         self.sent.append(batch)
-        answer = self._network(batch, self._model.scale)
-        names = [tensor.name for tensor in OUTPUTS[self._model.colours]]
+        answer = self._network(batch, self.model.scale)
+        names = [tensor.name for tensor in OUTPUTS[self.model.colours]]
         return InferResponse([Tensor.from_array(n, a) for n, a in zip(names, answer, strict=True)])
 
     def close(self) -> None:
@@ -364,6 +364,22 @@ def test_planes_that_do_not_fit_one_another_are_rejected(
 ) -> None:
     with pytest.raises(PictureError, match=message):
         Yuv420(luma, chroma)
+
+
+def test_a_model_that_takes_other_colours_than_before_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame, picture = random_planes(8, 8), zeros(8, 8, 3)
+
+    with opened(monkeypatch, RGB, url="host:1", wire="encoded") as (upscaler, local):
+        upscaler.upscale(picture)
+        local.model = EIGHT
+        with pytest.warns(PictureWarning, match="travel raw"):
+            assert_equal(upscaler.upscale(frame), enlarged(frame))
+        local.model = RGB
+        assert upscaler.upscale(picture).shape == (16, 16, 3)
+        local.model = EIGHT
+        upscaler.upscale(frame)  # no second warning
 
 
 def test_encoded_frames_of_video_are_said_to_travel_raw(monkeypatch: pytest.MonkeyPatch) -> None:
