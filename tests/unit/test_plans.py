@@ -90,9 +90,11 @@ CONTEXT_BYTES = {
         for name in MODELS
         if MODELS[name].bits == 8
         for precision in Precision
+        # FP32 for 4:2:0 is for CPUs only: it shuffles codes, of which TensorRT only takes casts
+        if (MODELS[name].colours, precision) != ("yuv420", Precision.FP32)
     ],
 )
-def test_every_exported_graph_compiles_strongly_typed_with_dynamic_sizes(
+def test_every_graph_for_gpus_compiles_strongly_typed_with_dynamic_sizes(
     name: str,
     precision: Precision,
     rtx: Compiler,
