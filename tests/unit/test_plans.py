@@ -73,7 +73,7 @@ CONTEXT_BYTES = {
     (2, "rgb"): 415_334_400,
     (3, "rgb"): 674_918_400,
     (2, "yuv420"): 440_371_200,
-    (3, "yuv420"): 431_718_400,
+    (3, "yuv420"): 449_484_800,
 }
 """By scale and colours: what a context of the FP16 graph reserves for its largest frames."""
 
@@ -126,7 +126,7 @@ def test_all_models_together_fit_on_a_gpu_of_8_gb() -> None:
         gpu += CONTEXT_BYTES[spec.scale, spec.colours] + frames
         tensorrt += CONTEXT_BYTES[spec.scale, spec.colours] + frames * (2 if spec.bits == 8 else 1)
 
-    assert (round(gpu / 1e9, 1), round(tensorrt / 1e9, 1)) == (6.1, 7.0)
+    assert (round(gpu / 1e9, 1), round(tensorrt / 1e9, 1)) == (6.1, 7.1)
     assert max(gpu, tensorrt) < 7.1e9
 
 
