@@ -148,15 +148,24 @@ def test_a_pictures_colours_become_those_of_jpeg() -> None:
     assert (u, v) == (pytest.approx(85, abs=1), 255)
 
 
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
-def test_a_videos_planes_are_sent_as_they_are(tmp_path: Path, pixel_format: str) -> None:
+@pytest.mark.parametrize(
+    ("pixel_format", "name", "codec"),
+    [
+        ("yuv420p", "lossless.mkv", "ffv1"),
+        ("yuv420p10le", "lossless.mkv", "ffv1"),
+        ("yuv420p", "raw.y4m", "wrapped_avframe"),
+    ],
+)
+def test_a_videos_planes_are_sent_as_they_are(
+    tmp_path: Path, pixel_format: str, name: str, codec: str
+) -> None:
     depth = 8 if pixel_format == "yuv420p" else 10
-    path = tmp_path / "lossless.mkv"
+    path = tmp_path / name
     rng = np.random.default_rng(0)
     luma = rng.integers(0, 1 << depth, (136, 130)).astype(f"u{1 if depth == 8 else 2}")
     chroma = rng.integers(0, 1 << depth, (68, 65, 2)).astype(luma.dtype)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
+        stream = container.add_stream(codec, rate=25)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 130, 136, pixel_format
         values = (luma, chroma[..., 0], chroma[..., 1])

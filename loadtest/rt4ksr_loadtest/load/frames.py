@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STAMP_HEIGHT_PX",
     "BaseFrame",
+    "base_frame",
     "base_frames",
     "crop_tile",
     "generate_frames",
@@ -56,7 +57,7 @@ SMALLEST_PX: Final = 128
 GENERATED_FRAMES: Final = 2
 MOST_FRAMES: Final = 8
 TILES_PER_FRAME: Final = 4
-VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts"})
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".y4m"})
 
 
 @dataclass(frozen=True)
