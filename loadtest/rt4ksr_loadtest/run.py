@@ -122,7 +122,7 @@ class LoadRun:
         if not self.is_worker:
             make_grpc_cooperative()
             self._monitor = ServerMonitor(options)
-            self.timeline.absorb_server(int(now_s), self._monitor.read())
+            self.timeline.absorb_server(now_s, self._monitor.read())
         self._sampler = gevent.spawn(self._sample_each_second)
 
     def follow_profile(self) -> None:
@@ -223,7 +223,7 @@ class LoadRun:
             return
         if not self.is_master:
             self.absorb(THIS_PROCESS, self.recorder.take())
-        self.timeline.absorb_server(int(time.time()), self._monitor.read())
+        self.timeline.absorb_server(time.time(), self._monitor.read())
         if self.shape is not None and (level := self.shape.current()) is not None:
             self.timeline.window(level.settled_s)
 

@@ -73,7 +73,7 @@ def runs(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> dict
     def run(name: str) -> RunResult | str:
         command = [*PROGRAM, "--url", server.grpc_url, *commands[name], *SHORT]
         done = subprocess.run(
-            [*command, "--out", str(folder / name)], capture_output=True, text=True, timeout=120
+            [*command, "--out", str(folder / name)], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == (name in (WRONG, OTHER)), done.stdout + done.stderr
         return done.stderr if name == OTHER else read_result(folder / name)

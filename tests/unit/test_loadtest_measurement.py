@@ -204,7 +204,8 @@ def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> N
         values = {"right": 2, "offered": 2, "frames": 0.5, "latencies": packed, "users": 3}
         timeline.absorb("one", {number: {**values, "cpu_s": {"": 0.25}, "memory_bytes": 7}})
         timeline.absorb("two", {number: {"users": 1, "memory_bytes": number, "cpu_s": {"": 0.5}}})
-        timeline.absorb_server(number, ServerSecond({"success": 2}, memory_bytes_max=number))
+        seen = ServerSecond({"success": 2}, memory_bytes_max=number)
+        timeline.absorb_server(number + 1.01, seen)
     timeline.stop(1000 + seconds - 10.5)
 
     assert timeline.memory_bytes_max == 1000 + seconds - 1 + 7
@@ -228,6 +229,18 @@ def test_seconds_that_are_no_longer_kept_one_by_one_are_summed_up_exactly() -> N
     assert [second.right for second in timeline.recent(1000 + seconds - 2, 1000 + seconds)] == [
         2
     ] * 2
+
+
+def test_a_reading_of_the_server_is_of_the_second_before_it() -> None:
+    timeline = Timeline(10.2, 12.0)
+
+    timeline.absorb_server(10.3, ServerSecond({"success": 0}))
+    timeline.absorb_server(12.003, ServerSecond({"success": 5}))  # of the warm-up
+    timeline.absorb_server(13.2, ServerSecond({"success": 7}))
+    timeline.absorb_server(13.9, ServerSecond({"success": 1}))  # the last, as the run ends
+
+    assert timeline.measured.server.counts == {"success": 8}
+    assert timeline.recent(10, 11)[0].server.counts == {"success": 0}
 
 
 @pytest.mark.usefixtures("scaled_down")
@@ -275,7 +288,7 @@ def finished(*words: str, seconds: int, stop_s: float, **counts: Any) -> Finishe
         values = {"offered": 4, "frames": 1.0, "cpu_s": {"": 0.5}, "users": 2, **counts}
         timeline.absorb("one", {number: second_of([250] * 4, **values)})
         timeline.absorb_server(
-            number, ServerSecond(server_counts(4), cpu_cores_sum=1, cpu_readings=1)
+            number + 1.01, ServerSecond(server_counts(4), cpu_cores_sum=1, cpu_readings=1)
         )
     timeline.stop(stop_s)
     sizes = {"rt4ksr_x2": (960, 540)}

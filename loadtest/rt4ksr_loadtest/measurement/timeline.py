@@ -233,8 +233,12 @@ class Timeline:
             self._recent.setdefault(int(number), Second()).add(second)
         self._fold_old_seconds()
 
-    def absorb_server(self, number: int, seen: ServerSecond) -> None:
-        """Add what the server did up to a time in the second ``number``."""
+    def absorb_server(self, read_s: float, seen: ServerSecond) -> None:
+        """Add what the server did in the second or so before ``read_s``, the time of the reading.
+
+        Readings are due as seconds begin, so it is of the second before.
+        """
+        number = max(math.floor(self.start_s), math.floor(read_s - 0.5))
         self._recent.setdefault(number, Second()).server.add(seen)
 
     def stop(self, stop_s: float) -> None:
