@@ -298,6 +298,8 @@ def compress_video(frames: Sequence[Yuv420], codec: str, crf: int) -> list[Yuv42
     """
     try:
         import av
+
+        from rt4ksr_client.video.segments import ordinary_priority
     except ModuleNotFoundError as exc:
         raise MissingExtraError(
             "video degradations need PyAV: pip install 'rt4ksr-triton[video]'"
@@ -314,7 +316,8 @@ def compress_video(frames: Sequence[Yuv420], codec: str, crf: int) -> list[Yuv42
         planar = np.concatenate([frame.luma.ravel(), np.moveaxis(frame.chroma, -1, 0).ravel()])
         picture = av.VideoFrame.from_ndarray(planar.reshape(-1, columns), "yuv420p")
         picture.pts = index
-        packets += encoder.encode(picture)
+        with ordinary_priority():
+            packets += encoder.encode(picture)
     packets += encoder.encode(None)
     decoder: Any = av.CodecContext.create(DECODERS[codec], "r")
     decoder.thread_count = 1

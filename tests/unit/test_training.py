@@ -265,6 +265,13 @@ def test_video_gets_worse_with_the_rate_factor_and_keeps_its_planes_in_place(
     assert errors[0].max() < 6
 
 
+def test_an_encoder_does_not_raise_the_priority_of_this_process() -> None:
+    compress_pan(np.zeros((64, 64, 3), np.uint8), "left", "libsvtav1", 40, np.array([0, 0]))
+
+    tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    assert {os.sched_getscheduler(task) for task in tasks} == {os.SCHED_OTHER}
+
+
 @pytest.mark.parametrize("siting", SITINGS)
 def test_chroma_keeps_its_place_from_rgb_to_420_and_back(siting: Siting) -> None:
     """A smooth picture comes back; with the other place of chroma it is shifted."""

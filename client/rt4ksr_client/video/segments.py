@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import re
-from contextlib import ExitStack, suppress
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +37,7 @@ from rt4ksr_client.video.source import VideoSource
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Segment", "SegmentEncoder", "SegmentFolder"]
+__all__ = ["Segment", "SegmentEncoder", "SegmentFolder", "ordinary_priority"]
 
 IDENTITY_NAME: Final = "run.json"
 MAX_NAME_BYTES: Final = 255
@@ -233,7 +235,8 @@ class SegmentEncoder:
 
     def _mux(self, frame: VideoFrame | None) -> None:
         try:
-            packets = self._stream.encode(frame)
+            with ordinary_priority() if not self._written else nullcontext():
+                packets = self._stream.encode(frame)
         except av.FFmpegError as exc:
             raise VideoError(
                 f"{self._stream.name}: this encoder does not work here, or not with these settings "
@@ -256,6 +259,21 @@ def folder_name(target_name: str) -> str:
         digest = hashlib.sha256(name).hexdigest()[:16]
         target_name = f"{name[:200].decode(errors='ignore')}-{digest}"
     return f".{target_name}.parts"
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Leave the threads of this process at the priority they have, whatever an encoder does.
+
+    Where it may, as root, SVT-AV1 gives them the priority of real time: other programs, a server on
+    the same host among them, would stand still.
+    """
+    was_ordinary = sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER
+    yield
+    if was_ordinary:
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):
+                os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -31,7 +31,13 @@ from rt4ksr_export.colours import Codes, Samples, samples_to_codes, yuv420_to_rg
 from rt4ksr_export.degradations import Degradation, Pixels, VideoDegradation
 from rt4ksr_export.evaluation import bicubic_rgb, bicubic_yuv420
 from rt4ksr_export.fusion import fuse, fuse_parameters
-from rt4ksr_export.network import RT4KSR, FusedRT4KSR, upscale_samples
+from rt4ksr_export.network import (
+    PACKED_CHANNELS,
+    RT4KSR,
+    UNSHUFFLE,
+    FusedRT4KSR,
+    upscale_samples,
+)
 from rt4ksr_export.pictures import PairSource
 from rt4ksr_export.scores import psnr_db
 from rt4ksr_export.training.recipe import Recipe
@@ -276,9 +282,17 @@ class Trainer:
 
 
 def _negative_psnr(upscaled: Tensor, true: Tensor, floor_db: float) -> Tensor:
-    """Minus the mean PSNR of the patches, in bels, constant above ``floor_db``."""
+    """Minus the mean PSNR of the patches, in bels, constant above ``floor_db``.
+
+    RGB counts as one, the planes of 4:2:0 each: luma four times, U and V once.
+    """
     floor: float = 10 ** (-floor_db / 10)
-    return (upscaled - true).square().mean(dim=(1, 2, 3)).add(floor).log10().mean()
+    error = (upscaled - true).square().mean(dim=(2, 3))
+    if error.shape[1] != PACKED_CHANNELS:
+        return error.mean(dim=1).add(floor).log10().mean()
+    luma = error[:, : UNSHUFFLE**2].mean(dim=1, keepdim=True)
+    planes = torch.cat([luma.expand(-1, UNSHUFFLE**2), error[:, UNSHUFFLE**2 :]], dim=1)
+    return planes.add(floor).log10().mean()
 
 
 def _idle_penalty(fused: Mapping[str, Tensor]) -> Tensor:
