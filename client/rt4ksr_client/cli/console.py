@@ -46,9 +46,12 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in decoded)
 
 
-def print_json(row: dict[str, Any]) -> None:
-    """Print one line of ASCII JSON; bytes of file names that are not text become escapes."""
-    click.echo(json.dumps(row, ensure_ascii=True))
+def print_json(row: dict[str, Any], *, err: bool = False) -> None:
+    """Print one line of ASCII JSON; bytes of file names that are not text become escapes.
+
+    With ``err``, on stderr.
+    """
+    click.echo(json.dumps(row, ensure_ascii=True), err=err)
 
 
 def progress_bar(*columns: Any) -> Progress:

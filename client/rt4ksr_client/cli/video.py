@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import IO, Any, cast, get_args
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from rt4ksr_client.cli.console import print_json, printable, progress_bar, show_picture_warnings
 from rt4ksr_client.cli.options import overwrite_option, scale_option, server_options
+from rt4ksr_client.cli.picture_file import STREAM
 from rt4ksr_client.cli.server import ServerChoice
 from rt4ksr_client.cli.targets import check_target, default_target, identity_of
 from rt4ksr_client.contract import models_for
 from rt4ksr_client.errors import Rt4ksrError, VideoError
+from rt4ksr_client.files import is_stream
 from rt4ksr_client.upscaler import DEFAULT_SCALE
-from rt4ksr_client.video import Progress, VideoOptions, source_depth, upscale_video
+from rt4ksr_client.video import (
+    Progress,
+    VideoInput,
+    VideoOptions,
+    source_depth,
+    upscale_stream,
+    upscale_video,
+)
 from rt4ksr_client.video.options import CODECS, MAX_FPS, AudioChoice
 
 __all__ = ["video"]
@@ -59,8 +70,15 @@ class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--output",
     "target",
     type=click.Path(path_type=Path),
-    help="The file to write.  [default: beside SOURCE, named after the scale: talk_x3.mp4; .mkv "
-    "unless SOURCE is .mp4, .mov or .m4v]",
+    help="The file to write, or - for standard output.  [default: beside SOURCE, named after the "
+    "scale: talk_x3.mp4; .mkv unless SOURCE is .mp4, .mov or .m4v]",
+)
+@click.option(
+    "--format",
+    "form",
+    metavar="FORMAT",
+    help="What to write to a pipe: y4m (uncompressed), matroska, nut, mpegts, mp4 or another of "
+    "FFmpeg's containers.  [default: by the output's suffix; y4m for -]",
 )
 @scale_option
 @click.option(
@@ -110,6 +128,7 @@ class FrameRate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def video(
     source: Path,
     target: Path | None,
+    form: str | None,
     scale: int | None,
     resume: bool,
     overwrite: bool,
@@ -117,7 +136,8 @@ def video(
     server: ServerChoice,
     **choices: Any,
 ) -> None:
-    """Upscale the video SOURCE. Audio, subtitles, chapters and metadata are kept.
+    """Upscale the video SOURCE, a file or - for standard input. Audio, subtitles, chapters and
+    metadata are kept.
 
     \b
     Examples:
@@ -125,6 +145,8 @@ def video(
       rt4ksr video talk.mp4 --scale 3 --resume     continues after an interruption
       rt4ksr video film.mkv -o film_4k.mkv --codec libx265 --crf 22
       rt4ksr video film.mkv --start 60 --end 70    ten seconds, to try settings
+      rt4ksr video talk.mp4 -o - --format matroska | mpv -
+      ffmpeg -i in.mkv -f yuv4mpegpipe - | rt4ksr video - -o - | ffmpeg -i - out.mkv
 
     Uses the server's model for video of 8 bits, or the one for 9 to 16. Without a
     server at the default address, and with the server extra installed, it starts one for the call.
@@ -137,17 +159,37 @@ def video(
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     show_picture_warnings()
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints errors only
-    if identity_of(source) is None:
-        raise VideoError(f"{printable(source)}: there is no such file")
-    if not source.is_file():
-        raise VideoError(f"{printable(source)}: not a file: a video is read more than once")
-    if target is not None:
-        check_target(target, source, overwrite=overwrite)
+    is_streamed = (
+        STREAM in (source, target)
+        or is_stream(source)
+        or form is not None
+        or (target is not None and target.suffix.lower() == ".y4m")
+    )
     options = VideoOptions(**choices)
+    if source != STREAM and identity_of(source) is None:
+        raise VideoError(f"{printable(source)}: there is no such file")
+    if source != STREAM and not source.is_file() and not is_stream(source):
+        raise VideoError(f"{printable(source)}: not a file")
+    if target is not None and target != STREAM:
+        check_target(target, source, overwrite=overwrite)
+    if is_streamed and (resume or options.start_s is not None):
+        raise VideoError("--resume and --start need a SOURCE and an output that are files")
+    if is_streamed and target is None:
+        raise VideoError("give the output with -o")
     start_s = perf_counter()
-    bits = 8 if source_depth(source) == 8 else 16
-    names = [models_for("video", bits)[scale or DEFAULT_SCALE].name]
-    with server.models(names, scale, "yuv420") as models, _progress_bar() as bar:
+    with ExitStack() as stack:
+        stream = None
+        if is_streamed:
+            given = standard_stream(0) if source == STREAM else source
+            assert target is not None  # noqa: S101 - see above
+            written = standard_stream(1) if target == STREAM else target
+            stream = stack.enter_context(VideoInput(given, options))
+            bits = stream.bits
+        else:
+            bits = 8 if source_depth(source) == 8 else 16
+        names = [models_for("video", bits)[scale or DEFAULT_SCALE].name]
+        models = stack.enter_context(server.models(names, scale, "yuv420"))
+        bar = stack.enter_context(_progress_bar())
         upscaler = models.first
         suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"
         if target is None:
@@ -164,17 +206,27 @@ def video(
             bar.update(task, completed=state.done, total=total, fps=f"{fps:.1f} fps")
 
         try:
-            progress = upscale_video(
-                source,
-                target,
-                upscaler,
-                options,
-                resume=resume,
-                overwrite=overwrite,
-                on_progress=show,
-            )
+            if stream is not None:
+                progress = upscale_stream(
+                    stream,
+                    written,
+                    upscaler,
+                    form=form,
+                    overwrite=overwrite,
+                    on_progress=show,
+                )
+            else:
+                progress = upscale_video(
+                    source,
+                    target,
+                    upscaler,
+                    options,
+                    resume=resume,
+                    overwrite=overwrite,
+                    on_progress=show,
+                )
         except (KeyboardInterrupt, Rt4ksrError):
-            if progress.done:
+            if progress.done and stream is None:
                 click.echo("rt4ksr: --resume continues after the last finished segment", err=True)
             raise
         model = upscaler.served_model.name
@@ -184,10 +236,28 @@ def video(
         row = {"source": str(source), "target": str(target), "model": model}
         counts: dict[str, float] = {"frames": progress.done, "resumed": progress.resumed}
         counts |= dataclasses.asdict(progress.faults) | progress.savings.counts()
-        print_json({**row, **counts, "wall_s": duration_s, "fps": fps})
+        print_json({**row, **counts, "wall_s": duration_s, "fps": fps}, err=target == STREAM)
         return
     resumed = f", {progress.resumed} of them before" if progress.resumed else ""
-    click.echo(f"{printable(target)}: {progress.done} frames{resumed}, {fps:.1f} fps, {model}")
+    line = f"{printable(target)}: {progress.done} frames{resumed}, {fps:.1f} fps, {model}"
+    click.echo(line, err=target == STREAM)
+
+
+def standard_stream(descriptor: int) -> IO[bytes]:
+    """Return standard input or output as a file without a buffer, in which waiting can end.
+
+    Raises:
+        VideoError: it is closed, or a terminal.
+
+    """
+    name = ("standard input", "standard output")[descriptor]
+    if (sys.stdin, sys.stdout)[descriptor] is None:
+        raise VideoError(f"{name} is closed: give the name of a file")
+    if os.isatty(descriptor):
+        other = ("pipe a video into it", "pipe it into a program")[descriptor]
+        raise VideoError(f"{name} is a terminal: {other}, or give the name of a file")
+    mode = ("rb", "wb")[descriptor]
+    return cast(IO[bytes], os.fdopen(descriptor, mode, buffering=0, closefd=False))
 
 
 def _progress_bar() -> Any:

@@ -1,8 +1,18 @@
 """Video files: decoded, upscaled and encoded at the same time. Needs the ``video`` extra (PyAV)."""
 
+from rt4ksr_client.video.input_stream import VideoInput
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.pipeline import Progress, upscale_video
 from rt4ksr_client.video.source import source_depth
+from rt4ksr_client.video.streams import upscale_stream
 from rt4ksr_client.video.unchanged import Savings
 
-__all__ = ["Progress", "Savings", "VideoOptions", "source_depth", "upscale_video"]
+__all__ = [
+    "Progress",
+    "Savings",
+    "VideoInput",
+    "VideoOptions",
+    "source_depth",
+    "upscale_stream",
+    "upscale_video",
+]

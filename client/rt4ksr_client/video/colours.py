@@ -102,6 +102,18 @@ class ColourTags:
         frame.colorspace, frame.color_range = self.matrix, self.range
         frame.color_primaries, frame.color_trc = self.primaries, self.transfer
 
+    def are_those_of(self, frame: VideoFrame) -> bool:
+        """Whether ``frame`` has these tags, as far as it has any."""
+        pairs = (
+            (frame.colorspace, self.matrix),
+            (frame.color_primaries, self.primaries),
+            (frame.color_trc, self.transfer),
+        )
+        return (
+            all(int(code or UNSPECIFIED) in (RGB, UNSPECIFIED, own) for code, own in pairs)
+            and has_full_range(frame, default=self.is_full_range) == self.is_full_range
+        )
+
     @property
     def range(self) -> int:
         """FFmpeg's number for the range of the codes."""
@@ -134,13 +146,16 @@ def depth_of(frame: VideoFrame) -> int:
     return max(component.bits for component in frame.format.components)
 
 
-def has_full_range(frame: VideoFrame) -> bool:
-    """Return whether the codes of ``frame``, as 4:2:0, use all of their range."""
+def has_full_range(frame: VideoFrame, *, default: bool = False) -> bool:
+    """Return whether the codes of ``frame``, as 4:2:0, use all of their range.
+
+    ``default`` is for frames that do not say it.
+    """
     if frame.format.is_rgb:
         return False  # becomes limited range
     if int(frame.color_range) in (ColorRange.MPEG, ColorRange.JPEG):
         return int(frame.color_range) == ColorRange.JPEG
-    return frame.format.name.startswith("yuvj")
+    return default or frame.format.name.startswith("yuvj")
 
 
 def chroma_location(frame: VideoFrame, stream: VideoStream) -> str:

@@ -14,6 +14,7 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError, VideoError
@@ -25,6 +26,7 @@ __all__ = [
     "kept_metadata",
     "open_input",
     "read_errors",
+    "video_stream",
     "write_errors",
 ]
 
@@ -136,6 +138,26 @@ class ContainerFormat:
             copy.layout = f"{copy.channels}c"  # MP4 must know which they are: the usual ones
         self.tag(copy)
         return None if stream.type == "attachment" else copy
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """Return the video that a player shows: the first of the default ones, and no cover picture.
+
+    Raises:
+        VideoError: there is none.
+
+    """
+    videos = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    for stream in videos:
+        if stream.disposition & Disposition.default:
+            return stream
+    if videos:
+        return videos[0]
+    raise VideoError(f"{path}: there is no video in this file")
 
 
 def ffmpeg_url(path: Path) -> str:

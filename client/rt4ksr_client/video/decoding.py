@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -48,6 +48,8 @@ class Faults:
         damaged_frames: frames that were decoded with errors and kept.
         retimed_frames: frames that were given a time, since they had none that can be used.
         rescaled_frames: frames that were scaled to the size of the first one.
+        converted_frames: frames of another pixel format, matrix or range, converted to the first
+            one's.
         hidden_frames: frames that the file tells players not to show, by an edit list.
         missing_frames: frames that are not in the file, by the times of the others at a constant
             rate.
@@ -58,6 +60,7 @@ class Faults:
     damaged_frames: int = 0
     retimed_frames: int = 0
     rescaled_frames: int = 0
+    converted_frames: int = 0
     hidden_frames: int = 0
     missing_frames: int = 0
 
@@ -69,17 +72,19 @@ def decode(
     clock: VideoClock | None = None,
     *,
     strict: bool = False,
+    on_other: Callable[[Packet[Any]], object] | None = None,
 ) -> Iterator[VideoFrame]:
     """Decode the frames of ``stream`` in the order of display; a damaged packet is skipped.
 
-    With ``clock``, the frames' times run on where the file's clock is set anew.
+    With ``clock``, the frames' times run on where the file's clock is set anew. ``on_other`` is
+    given the packets of the other streams.
 
     Raises:
         VideoError: a damaged packet or frame, with ``strict``.
 
     """
     path = Path(container.name.removeprefix("file:"))
-    for packet in whole_packets(container, stream, faults):
+    for packet in whole_packets(container, stream, faults, on_other):
         if packet.size:
             packet.pts = time_of(packet, container.format)
             faults.hidden_frames += packet.is_discard
@@ -95,12 +100,18 @@ def decode(
 
 
 def whole_packets(
-    container: InputContainer, stream: VideoStream, faults: Faults
+    container: InputContainer,
+    stream: VideoStream,
+    faults: Faults,
+    on_other: Callable[[Packet[Any]], object] | None = None,
 ) -> Iterator[Packet[Any]]:
     """Yield the packets of ``stream``, and an empty one at the end, up to an unreadable place."""
+    wanted = [stream] if on_other is None else list(container.streams)
     try:
-        for packet in container_packets(container, [stream]):
-            if packet.size:
+        for packet in container_packets(container, wanted):
+            if on_other is not None and packet.stream.index != stream.index:
+                on_other(packet)
+            elif packet.size:
                 yield packet
     except av.error.InvalidDataError as exc:
         logger.info("%s: the rest cannot be read: %s", container.name, exc)

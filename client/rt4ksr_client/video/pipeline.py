@@ -30,7 +30,7 @@ from rt4ksr_client.video.source import TimedFrame, VideoSource
 from rt4ksr_client.video.timing import VideoClock, constant_rate
 from rt4ksr_client.video.unchanged import Plan, RequestCost, Savings, UnchangedParts
 
-__all__ = ["Progress", "upscale_video"]
+__all__ = ["Progress", "for_model", "upscale_video", "upscaled_frames", "warn_of_faults"]
 
 DECODED_AHEAD: Final = 4
 CONVERTED_AT_ONCE: Final = 3
@@ -92,12 +92,7 @@ def upscale_video(
     if target.is_file() and not overwrite and not is_stream(target):
         raise VideoError(f"{target}: the file exists")
     video = VideoSource.probe(source, options, resume=resume)
-    served = upscaler.served_model
-    served.check_takes("yuv420")
-    bits = served.bits
-    if video.colours.depth > bits:
-        warn(f"{source}: {video.colours.depth} bits a value: upscaled with {bits}")
-        video = dataclasses.replace(video, colours=dataclasses.replace(video.colours, depth=bits))
+    video = for_model(video, upscaler)
     muxer = Muxer(video, target, options, upscaler.served_model.scale)
     with SegmentFolder(target, run_identity(video, upscaler, options), resume=resume) as folder:
         clock = video.clock()
@@ -126,6 +121,22 @@ def upscale_video(
             raise VideoError(f"{exc}: {kept}") from exc
         folder.remove()
         return progress
+
+
+def for_model(source: VideoSource, upscaler: Upscaler) -> VideoSource:
+    """Return ``source`` with as many bits as the model takes, and say where those are fewer.
+
+    Raises:
+        VideoError: the model is for pictures.
+
+    """
+    served = upscaler.served_model
+    served.check_takes("yuv420")
+    colours, bits = source.colours, served.bits
+    if colours.depth <= bits:
+        return source
+    warn(f"{source.path}: {colours.depth} bits a value: upscaled with {bits}")
+    return dataclasses.replace(source, colours=dataclasses.replace(colours, depth=bits))
 
 
 def encode_segments(
@@ -186,6 +197,7 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
         "frames without a usable time, given one": faults.retimed_frames,
         "frames of another size, scaled to the first one's": faults.rescaled_frames,
         "frames missing, or pauses as long as so many": faults.missing_frames,
+        "frames of other colours, converted to the first one's": faults.converted_frames,
         "frames hidden by the file's edit list, left out as players do": faults.hidden_frames,
     }
     for what, count in lines.items():
@@ -194,12 +206,16 @@ def warn_of_faults(source: Path, faults: Faults) -> None:
 
 
 def upscaled_frames(
-    frames: Iterator[TimedFrame], source: VideoSource, upscaler: Upscaler, savings: Savings
+    frames: Iterator[TimedFrame],
+    source: VideoSource,
+    upscaler: Upscaler,
+    savings: Savings,
+    stop: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, Yuv420], None, None]:
     """Yield time and planes of ``frames`` upscaled, in order.
 
     They are decoded, turned upright and compared ahead, and what has changed of several is sent at
-    once.
+    once. ``stop`` ends ``frames`` where the next one may never come.
     """
     served = upscaler.served_model
     unchanged = UnchangedParts(served, RequestCost.measured(upscaler.upscale, served), savings)
@@ -220,7 +236,7 @@ def upscaled_frames(
         parts = plan.parts
         return pts, plan, [upscaler.upscale(part, cancellation=cancellation) for part in parts]
 
-    with closing(prefetch(plans(), DECODED_AHEAD)) as planned:
+    with closing(prefetch(plans(), DECODED_AHEAD, stop)) as planned:
         for pts, plan, answers in in_order(upscale, planned, DEFAULT_IN_FLIGHT):
             yield pts, unchanged.compose(plan, answers)
 

@@ -16,7 +16,10 @@ from rt4ksr_client.video.colours import BT709, ColourTags, depth_of, has_full_ra
 
 __all__ = [
     "ACCURATE_BICUBIC",
+    "conformed",
     "from_video_frame",
+    "planar_420",
+    "samples",
     "to_420",
     "to_video_frame",
     "upscaled_like",
@@ -68,6 +71,36 @@ def to_420(frame: VideoFrame, depth: int) -> VideoFrame:
         )
     # libswscale converts no colours where matrix and range are the same at both sides
     return reformatted(frame, wanted, src_color_range=levels, dst_color_range=levels)
+
+
+def conformed(frame: VideoFrame, size_px: tuple[int, int], tags: ColourTags) -> VideoFrame:
+    """Convert ``frame`` to another size, and its codes to the matrix and the range of ``tags``.
+
+    Its transfer function and its primaries stay what they are.
+    """
+    if frame.format.is_rgb:
+        own_matrix, levels = tags.matrix, ColorRange.JPEG
+        pixel_format = planar_420(max(8, tags.depth))
+    else:
+        unspecified = int(frame.colorspace) in (0, 2)
+        own_matrix = tags.matrix if unspecified else int(frame.colorspace)
+        is_full = has_full_range(frame, default=tags.is_full_range)
+        levels = ColorRange.JPEG if is_full else ColorRange.MPEG
+        pixel_format = frame.format.name
+    other = frame.reformat(
+        *size_px,
+        format=pixel_format,
+        interpolation=ACCURATE_BICUBIC,
+        # PyAV knows the matrix of 525 and 625 lines by the second number only.
+        src_colorspace=5 if own_matrix == 6 else own_matrix,
+        dst_colorspace=5 if tags.matrix == 6 else tags.matrix,
+        src_color_range=levels,
+        dst_color_range=tags.range,
+    )
+    other.color_range = tags.range
+    if frame.time_base is not None:
+        other.pts, other.time_base = frame.pts, frame.time_base
+    return other
 
 
 def planar_420(depth: int) -> str:

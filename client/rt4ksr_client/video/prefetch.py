@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
@@ -14,8 +14,13 @@ Item = TypeVar("Item")
 POLL_S = 0.1
 
 
-def prefetch(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
-    """Yield ``items`` in order, computed up to ``depth`` ahead; closing it ends the thread."""
+def prefetch(
+    items: Iterator[Item], depth: int, stop: Callable[[], None] = lambda: None
+) -> Generator[Item, None, None]:
+    """Yield ``items`` in order, computed up to ``depth`` ahead; closing it ends the thread.
+
+    ``stop`` ends ``items`` where the next one may never come.
+    """
     queue: Queue[tuple[str, Any]] = Queue(depth)
     stopped = threading.Event()
 
@@ -52,6 +57,7 @@ def prefetch(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
             yield value
     finally:
         stopped.set()
+        stop()
         thread.join()
         close = getattr(items, "close", None)
         if close is not None:

@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import av
+from av.container import OutputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -37,7 +39,14 @@ from rt4ksr_client.video.source import VideoSource
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Segment", "SegmentEncoder", "SegmentFolder", "ordinary_priority"]
+__all__ = [
+    "Segment",
+    "SegmentEncoder",
+    "SegmentFolder",
+    "add_encoder",
+    "encoded",
+    "ordinary_priority",
+]
 
 IDENTITY_NAME: Final = "run.json"
 MAX_NAME_BYTES: Final = 255
@@ -179,24 +188,12 @@ class SegmentEncoder:
     ) -> None:
         self._path = path
         self._source = source
-        colours = source.colours
-        codec = options.codec_for(colours.depth)
-        self._pixel_format = options.pixel_format_for(colours.depth)
+        self._pixel_format = options.pixel_format_for(source.colours.depth)
         self._pts: list[int] = []
         self._written = 0
         with write_errors(self._path.parent):
             self._container = av.open(ffmpeg_url(path), "w", format="matroska")
-            encoder_options = colours.encoder_options(codec, options.encoder_options(codec))
-            stream = self._container.add_stream(codec, rate=source.rate, options=encoder_options)
-        assert isinstance(stream, VideoStream)  # noqa: S101 - CODECS has video encoders only
-        self._stream = stream
-        stream.width, stream.height = (side + side % 2 for side in size_px)
-        stream.pix_fmt = self._pixel_format
-        context = stream.codec_context
-        context.time_base = source.time_base
-        context.sample_aspect_ratio = source.aspect
-        context.colorspace, context.color_range = colours.matrix, colours.range
-        context.color_primaries, context.color_trc = colours.primaries, colours.transfer
+            self._stream = add_encoder(self._container, size_px, source, options)
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -234,22 +231,56 @@ class SegmentEncoder:
         self._path.unlink(missing_ok=True)
 
     def _mux(self, frame: VideoFrame | None) -> None:
-        try:
-            with ordinary_priority() if not self._written else nullcontext():
-                packets = self._stream.encode(frame)
-        except av.FFmpegError as exc:
-            raise VideoError(
-                f"{self._stream.name}: this encoder does not work here, or not with these settings "
-                f"({exc.strerror}): try another --codec, --preset or --pix-fmt"
-            ) from exc
-        for packet in packets:
-            if packet.pts is None or packet.time_base is None:
-                raise VideoError(f"{self._stream.name}: the encoder gave a packet without a time")
+        for packet in encoded(self._stream, frame):
+            assert packet.pts is not None  # noqa: S101 - encoded() has seen to it
+            assert packet.time_base is not None  # noqa: S101
             self._pts.append(round(packet.pts * packet.time_base / self._source.time_base))
             # Matroska rounds times to milliseconds; the exact ones are in the JSON file.
             packet.pts = packet.dts = len(self._pts) - 1
             packet.time_base = 1 / Fraction(self._source.rate)
             self._container.mux(packet)
+
+
+def add_encoder(
+    container: OutputContainer, size_px: tuple[int, int], source: VideoSource, options: VideoOptions
+) -> VideoStream:
+    """Add the upscaled video to ``container``: width and height ``size_px``, odd ones and one more.
+
+    Times, aspect and colours are those of ``source``.
+    """
+    colours = source.colours
+    codec = options.codec_for(colours.depth)
+    encoder_options = colours.encoder_options(codec, options.encoder_options(codec))
+    stream = container.add_stream(codec, rate=source.rate, options=encoder_options)
+    assert isinstance(stream, VideoStream)  # noqa: S101 - CODECS has video encoders only
+    stream.width, stream.height = (side + side % 2 for side in size_px)
+    stream.pix_fmt = options.pixel_format_for(colours.depth)
+    context = stream.codec_context
+    context.time_base = source.time_base
+    context.sample_aspect_ratio = source.aspect
+    context.colorspace, context.color_range = colours.matrix, colours.range
+    context.color_primaries, context.color_trc = colours.primaries, colours.transfer
+    return stream
+
+
+def encoded(stream: VideoStream, frame: VideoFrame | None) -> list[Packet[Any]]:
+    """Return the packets that an encoder gives after ``frame``, each with a time; None ends it.
+
+    Raises:
+        VideoError: the encoder does not work.
+
+    """
+    try:
+        with nullcontext() if stream.codec_context.is_open else ordinary_priority():
+            packets = stream.encode(frame)
+    except av.FFmpegError as exc:
+        raise VideoError(
+            f"{stream.name}: this encoder does not work here, or not with these settings "
+            f"({exc.strerror}): try another --codec, --preset or --pix-fmt"
+        ) from exc
+    if any(packet.pts is None or packet.time_base is None for packet in packets):
+        raise VideoError(f"{stream.name}: the encoder gave a packet without a time")
+    return packets
 
 
 def folder_name(target_name: str) -> str:

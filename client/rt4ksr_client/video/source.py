@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from rt4ksr_client.errors import VideoError
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.colours import ColourTags
-from rt4ksr_client.video.containers import open_input, read_errors
+from rt4ksr_client.video.containers import open_input, read_errors, video_stream
 from rt4ksr_client.video.decoding import (
     Faults,
     decode,
@@ -31,12 +31,13 @@ from rt4ksr_client.video.decoding import (
 )
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.orientation import Orientation
-from rt4ksr_client.video.planes import ACCURATE_BICUBIC
+from rt4ksr_client.video.planes import conformed
 from rt4ksr_client.video.timing import (
     FrameTimes,
     Timing,
     VideoClock,
     clock_of,
+    duration_of,
     first_time,
     in_order_of_time,
     rate_of,
@@ -115,49 +116,69 @@ class VideoSource:
                 else:
                     timing = timing.checked(is_avi, delay, frames)
                     start = timing.first_pts if timing.sorted else frame.pts
-            if options.fps is not None and not timing.counted and not timing.sorted:
-                raise VideoError(f"{path}: its frames have times of their own: leave out --fps")
-            check_fields(frame, path, options)
-            if stream.metadata.get("alpha_mode") == "1":
-                warn(f"{path}: the alpha channel is not kept")
-            try:
-                orientation = Orientation.of(frame)
-            except ValueError as exc:
-                raise VideoError(f"{path}: {exc}: turn it upright first") from None
-            size = (frame.width, frame.height)
-            aspect = stream.sample_aspect_ratio or Fraction(1)
-            if orientation.transposed:
-                size, aspect = size[::-1], 1 / aspect
-            is_counted = timing.counted or options.fps is not None
-            begin_s = max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
-            begin_s = min(begin_s, start * unit)
-            source = cls(
-                path=path,
-                width_px=size[0],
-                height_px=size[1],
-                time_base=1 / rate if is_counted else unit,
-                rate=rate,
-                aspect=aspect,
-                start_pts=0 if is_counted else start,
-                begin_s=Fraction(0) if is_counted else begin_s,
-                duration_s=duration_of(container, stream, timing, rate),
-                expected_frames=stream.frames or timing.packets or 0,
-                orientation=orientation,
-                colours=ColourTags.of(frame, stream, path),
-                timing=dataclasses.replace(timing, counted=is_counted),
-            )
+            source = cls.described(container, stream, path, frame, start, timing, options)
             codec = stream.codec_context.name
         if not source.expected_frames:
             guess = round(source.duration_s * rate)
             source = dataclasses.replace(source, expected_frames=guess)
+        size = (source.width_px, source.height_px)
         logger.info(
             "%s: %s, %dx%d, %s frames/s, %.1f s", path, codec, *size, rate, source.duration_s
         )
+        source.check_samples(options)
+        return source
+
+    @classmethod
+    def described(
+        cls,
+        container: InputContainer,
+        stream: VideoStream,
+        path: Path,
+        frame: VideoFrame,
+        start_pts: int,
+        timing: Timing,
+        options: VideoOptions,
+    ) -> VideoSource:
+        """Describe a video by its header and its first ``frame``, shown at ``start_pts``.
+
+        Raises:
+            VideoError: it would come out wrong.
+
+        """
+        check_fields(frame, path, options)
+        if options.fps is not None and not timing.counted and not timing.sorted:
+            raise VideoError(f"{path}: its frames have times of their own: leave out --fps")
+        if stream.metadata.get("alpha_mode") == "1":
+            warn(f"{path}: the alpha channel is not kept")
+        try:
+            orientation = Orientation.of(frame)
+        except ValueError as exc:
+            raise VideoError(f"{path}: {exc}: turn it upright first") from None
+        rate, unit = options.fps or rate_of(stream), Fraction(stream.time_base or 1)
+        size = (frame.width, frame.height)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        if orientation.transposed:
+            size, aspect = size[::-1], 1 / aspect
+        is_counted = timing.counted or options.fps is not None
         if is_counted and options.fps is None:
             shown = f"shown at {float(rate):g} frames/s: --fps sets another rate"
             warn(f"{path}: its frames have no times, and are {shown}")
-        source.check_samples(options)
-        return source
+        begin_s = max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
+        return cls(
+            path=path,
+            width_px=size[0],
+            height_px=size[1],
+            time_base=1 / rate if is_counted else unit,
+            rate=rate,
+            aspect=aspect,
+            start_pts=0 if is_counted else start_pts,
+            begin_s=Fraction(0) if is_counted else min(begin_s, start_pts * unit),
+            duration_s=duration_of(container, stream, timing, rate),
+            expected_frames=stream.frames or timing.packets or 0,
+            orientation=orientation,
+            colours=ColourTags.of(frame, stream, path),
+            timing=dataclasses.replace(timing, counted=is_counted),
+        )
 
     def check_samples(self, options: VideoOptions) -> None:
         """Look at a few frames all over the part that is upscaled, where the file can be sought.
@@ -289,25 +310,28 @@ class VideoSource:
     def uniform(
         self, frames: Iterator[VideoFrame], options: VideoOptions, faults: Faults
     ) -> Iterator[VideoFrame]:
-        """Check ``frames``, and scale those of another size to that of the first one.
+        """Check ``frames``, and convert those unlike the first one: size, pixel format, colours.
 
         Raises:
-            VideoError: one is interlaced, or of another size with ``options.strict``.
+            VideoError: one is interlaced, or unlike the first one with ``options.strict``.
 
         """
         size = (self.width_px, self.height_px)
         stored = size[::-1] if self.orientation.transposed else size
+        pixel_format = None
         for frame in frames:
             check_fields(frame, self.path, options)
-            if (frame.width, frame.height) == stored:
-                yield frame
-                continue
-            if options.strict:
+            pixel_format = pixel_format or frame.format.name
+            has_size = (frame.width, frame.height) == stored
+            has_colours = self.colours.are_those_of(frame) and frame.format.name == pixel_format
+            if options.strict and not has_size:
                 raise size_error(self.path, frame)
-            faults.rescaled_frames += 1
-            scaled = frame.reformat(*stored, interpolation=ACCURATE_BICUBIC)
-            scaled.pts, scaled.time_base = frame.pts, frame.time_base
-            yield scaled
+            if options.strict and not has_colours:
+                what = "its pixel format or its colours change"
+                raise VideoError(f"{self.path}: {what}: leave out --strict to convert them back")
+            faults.rescaled_frames += not has_size
+            faults.converted_frames += not has_colours
+            yield frame if has_size and has_colours else conformed(frame, stored, self.colours)
 
     def timed(
         self, frames: Iterator[VideoFrame], faults: Faults
@@ -363,36 +387,3 @@ def check_fields(frame: VideoFrame, path: Path, options: VideoOptions) -> None:
     """
     if frame.interlaced_frame and not options.deinterlace:
         raise VideoError(f"{path}: interlaced: add --deinterlace, or deinterlace it first")
-
-
-def duration_of(
-    container: InputContainer, stream: VideoStream, timing: Timing, rate: Fraction
-) -> float:
-    """Return the length of a video in seconds, 0 where nothing says it."""
-    if timing.counted:
-        return float((timing.packets or 0) / rate)
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    # Matroska counts from zero, wherever its first packet is.
-    begin = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
-    return max(0, (container.duration or 0) - begin) / av.time_base
-
-
-def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video that a player shows: the first of the default ones, and no cover picture.
-
-    Raises:
-        VideoError: there is none.
-
-    """
-    videos = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic
-    ]
-    for stream in videos:
-        if stream.disposition & av.stream.Disposition.default:
-            return stream
-    if videos:
-        return videos[0]
-    raise VideoError(f"{path}: there is no video in this file")

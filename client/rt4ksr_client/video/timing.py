@@ -30,6 +30,7 @@ __all__ = [
     "clock_of",
     "constant_rate",
     "decode_times",
+    "duration_of",
     "first_time",
     "in_order_of_time",
     "rate_of",
@@ -190,6 +191,19 @@ def rate_of(stream: VideoStream) -> Fraction:
     """Return how many frames per second the file declares, 25 where that cannot be."""
     declared = (stream.average_rate, stream.guessed_rate)
     return next((Fraction(rate) for rate in declared if rate and rate <= MAX_FPS), Fraction(25))
+
+
+def duration_of(
+    container: InputContainer, stream: VideoStream, timing: Timing, rate: Fraction
+) -> float:
+    """Return the length of a video in seconds, 0 where nothing says it."""
+    if timing.counted:
+        return float((timing.packets or 0) / rate)
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    # Matroska counts from zero, wherever its first packet is.
+    begin = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
+    return max(0, (container.duration or 0) - begin) / av.time_base
 
 
 def time_of(packet: Packet[Any], form: av.ContainerFormat) -> int | None:
