@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -164,6 +166,39 @@ def test_packets_of_other_streams_come_beside_the_frames(tmp_path: Path) -> None
     with av.open(str(path)) as container:
         sound = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
     assert [bytes(packet) for packet in packets] == sound
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("-",), "give the output with -o"),
+        (("-", "-o", "x.mkv", "--resume"), "--resume and --start need"),
+        (("-", "-o", "x.mkv", "--start", "1"), "--resume and --start need"),
+        (("-", "-o", "x.mkv"), "standard input is a terminal"),
+    ],
+)
+def test_what_a_pipe_cannot_do_is_an_error_of_one_line(
+    words: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    ours, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "from rt4ksr_client.cli import main; main()", "video", *words],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert reason in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def coded(matrix: int, levels: int, pixel_format: str = "yuv420p") -> Any:
