@@ -201,7 +201,9 @@ def test_a_video_or_page_that_exists_is_only_replaced_on_demand(
 def test_a_source_that_is_not_a_file_is_no_video(small: Path) -> None:
     os.mkfifo(small.with_name("fifo.mp4"))
 
-    for name, words in {"fifo.mp4": "not a file", "gone.mp4": "there is no such file"}.items():
+    small.with_name("folder.mp4").mkdir()
+    reasons = {"fifo.mp4": "give the output with -o", "folder.mp4": "not a file"}
+    for name, words in {**reasons, "gone.mp4": "there is no such file"}.items():
         result = run("video", small.with_name(name), "--url", "127.0.0.1:9")
         assert isinstance(result.exception, VideoError)
         assert words in str(result.exception)

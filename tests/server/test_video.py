@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pytest
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.errors import VideoError
+from rt4ksr_client.errors import PictureError, VideoError
 from rt4ksr_client.pictures import PictureWarning
-from rt4ksr_client.video import VideoOptions, upscale_video
+from rt4ksr_client.video import VideoOptions, source_models, upscale_video
 from rt4ksr_client.video.colours import ColourTags
 from rt4ksr_client.video.decoding import nothing_lost
 from rt4ksr_client.video.planes import from_video_frame
@@ -165,6 +165,54 @@ def test_depth_and_hdr_stay_what_they_are(
     steps = np.abs(codes(after)[16:-16:2, 16:-16:2] - codes(before)[8:-8, 8:-8])
     one_code = 1 if codec == "h264" else 64
     assert steps.max() <= 2 * one_code
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "matrix", "levels"),
+    [("ffv1", "bgr0", 0, 2), ("libx264", "yuv444p", 6, 1), ("libx264", "yuvj444p", 1, 2)],
+)
+def test_video_with_all_of_its_chroma_goes_by_the_default_model(
+    upscaler: Upscaler,
+    video_upscaler: Upscaler,
+    tmp_path: Path,
+    codec: str,
+    pixel_format: str,
+    matrix: int,
+    levels: int,
+) -> None:
+    """As RGB, which scores better; with a model for video its chroma is halved before."""
+    encoder = {"crf": "4"} if codec == "libx264" else {}
+    source = make_video(
+        tmp_path / "in.mkv",
+        frames=3,
+        codec=codec,
+        encoder=encoder,
+        pixel_format=pixel_format,
+        colour=(matrix, levels),
+        draw=counted,
+    )
+
+    assert source_models(source, 2) == ["rt4ksr_x2", "rt4ksr_x2_video"]
+    for name, used in (("rgb", upscaler), ("video", video_upscaler)):
+        target = tmp_path / f"{name}.mkv"
+        upscale_video(source, target, used, FAST)
+        frames = decoded(target)
+        assert [frame.width for frame in frames] == [2 * frame.width for frame in decoded(source)]
+        assert frames[0].format.name in ("yuv420p", "yuvj420p")
+        tags = int(frames[0].colorspace), int(frames[0].color_range)
+        assert tags == ((1, 1) if codec == "ffv1" else (matrix, levels))
+        for index, frame in enumerate(frames):
+            assert np.abs(centre(frame) - (16 + 2 * index)).max() <= 2
+
+
+def test_video_of_half_its_chroma_is_not_for_a_model_of_pictures(
+    upscaler: Upscaler, tmp_path: Path
+) -> None:
+    source = make_video(tmp_path / "in.mp4", frames=2)
+
+    assert source_models(source, 2) == ["rt4ksr_x2_video"]
+    with pytest.raises(PictureError, match="takes RGB pictures of 8 bits"):
+        upscale_video(source, tmp_path / "out.mp4", upscaler, FAST)
 
 
 def test_10_bits_for_a_model_of_8_become_8(video_upscaler: Upscaler, tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def test_y4m_is_read_with_its_tags(colourspace: str, depth: int, place: str, lev
 
     assert (source.width_px, source.height_px) == (18, 10)
     assert (source.rate, source.aspect) == (Fraction(30000, 1001), Fraction(4, 3))
-    assert (source.colours.depth, video.bits) == (depth, 8 if depth == 8 else 16)
+    assert source.colours.depth == depth
+    video_model = "rt4ksr_x2_video" if depth == 8 else "rt4ksr_x2_video16"
+    has_default = colourspace.startswith("444") and depth == 8
+    assert video.models(2) == ["rt4ksr_x2"] * has_default + [video_model]
     assert source.colours.is_full_range == (levels == "FULL")
     if colourspace.startswith("420"):
         assert source.colours.chroma_location == place

@@ -79,7 +79,7 @@ class ServerChoice:
 
     @contextmanager
     def models(
-        self, names: Sequence[str], scale: int | None, colours: Colours = "rgb"
+        self, names: Sequence[str], scale: int | None, colours: Colours | None = "rgb"
     ) -> Iterator[Models]:
         """Yield the models ``names``, or the one asked for with ``--model`` instead.
 
@@ -111,7 +111,7 @@ class Models:
     May be shared between threads after the first use.
     """
 
-    def __init__(self, connect: Callable[[], Sequence[Upscaler]], colours: Colours = "rgb") -> None:
+    def __init__(self, connect: Callable[[], Sequence[Upscaler]], colours: Colours | None) -> None:
         self._connect = connect
         self._colours = colours
 
@@ -153,7 +153,8 @@ class Models:
                 logger.info("skipped a model: %s", exc)
                 missing = exc
             else:
-                served.check_takes(self._colours)
+                if self._colours is not None:
+                    served.check_takes(self._colours)
                 found = True
                 yield upscaler
         if missing is not None and not found:

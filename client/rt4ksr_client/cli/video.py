@@ -19,7 +19,7 @@ from rt4ksr_client.cli.options import overwrite_option, scale_option, server_opt
 from rt4ksr_client.cli.picture_file import STREAM
 from rt4ksr_client.cli.server import ServerChoice
 from rt4ksr_client.cli.targets import check_target, default_target, identity_of
-from rt4ksr_client.contract import models_for
+from rt4ksr_client.contract import Colours
 from rt4ksr_client.errors import Rt4ksrError, VideoError
 from rt4ksr_client.files import is_stream
 from rt4ksr_client.upscaler import DEFAULT_SCALE
@@ -27,7 +27,7 @@ from rt4ksr_client.video import (
     Progress,
     VideoInput,
     VideoOptions,
-    source_depth,
+    source_models,
     upscale_stream,
     upscale_video,
 )
@@ -148,8 +148,9 @@ def video(
       rt4ksr video talk.mp4 -o - --format matroska | mpv -
       ffmpeg -i in.mkv -f yuv4mpegpipe - | rt4ksr video - -o - | ffmpeg -i - out.mkv
 
-    Uses the server's model for video of 8 bits, or the one for 9 to 16. Without a
-    server at the default address, and with the server extra installed, it starts one for the call.
+    Uses the server's model for video of 8 bits, or the one for 9 to 16; for RGB and 4:4:4 of 8 bits
+    the default model, if the server has it. Without a server at the default address, and with the
+    server extra installed, it starts one for the call.
 
     Timestamps are kept, so audio stays in sync even at a variable frame rate. Colours stay what
     they are: 8 bits or more, BT.601, BT.709 or BT.2020, SDR, HDR10 or HLG. Other than 4:2:0 becomes
@@ -184,11 +185,11 @@ def video(
             assert target is not None  # noqa: S101 - see above
             written = standard_stream(1) if target == STREAM else target
             stream = stack.enter_context(VideoInput(given, options))
-            bits = stream.bits
+            names = stream.models(scale or DEFAULT_SCALE)
         else:
-            bits = 8 if source_depth(source) == 8 else 16
-        names = [models_for("video", bits)[scale or DEFAULT_SCALE].name]
-        models = stack.enter_context(server.models(names, scale, "yuv420"))
+            names = source_models(source, scale or DEFAULT_SCALE)
+        colours: Colours | None = "yuv420" if len(names) == 1 else None
+        models = stack.enter_context(server.models(names, scale, colours))
         bar = stack.enter_context(_progress_bar())
         upscaler = models.first
         suffix = source.suffix if source.suffix.lower() in MP4_SUFFIXES else ".mkv"

@@ -3,7 +3,7 @@
 from rt4ksr_client.video.input_stream import VideoInput
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.pipeline import Progress, upscale_video
-from rt4ksr_client.video.source import source_depth
+from rt4ksr_client.video.source import source_models
 from rt4ksr_client.video.streams import upscale_stream
 from rt4ksr_client.video.unchanged import Savings
 
@@ -12,7 +12,7 @@ __all__ = [
     "Savings",
     "VideoInput",
     "VideoOptions",
-    "source_depth",
+    "source_models",
     "upscale_stream",
     "upscale_video",
 ]

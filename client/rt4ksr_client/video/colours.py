@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from rt4ksr_client.pictures import warn
 
-__all__ = ["BT709", "ColourTags", "depth_of", "has_full_range"]
+__all__ = ["BT709", "ColourTags", "depth_of", "has_full_chroma", "has_full_range"]
 
 RGB, UNSPECIFIED = 0, 2
 BT709: Final = 1
@@ -45,7 +45,8 @@ DYNAMIC_METADATA: Final = {
 class ColourTags:
     """How the codes of a video are to be shown.
 
-    ``depth`` is their number of bits; ``chroma_location`` FFmpeg's name for where chroma lies, or
+    ``depth`` is their number of bits; ``has_full_chroma`` says whether the source has chroma for
+    every pixel (4:4:4, RGB); ``chroma_location`` FFmpeg's name for where chroma lies, or
     empty where nothing says it. ``mastering_display`` and ``light_level`` are HDR10's static
     metadata in x265's notation, or empty.
     """
@@ -58,6 +59,7 @@ class ColourTags:
     chroma_location: str = ""
     mastering_display: str = ""
     light_level: str = ""
+    has_full_chroma: bool = False
 
     @classmethod
     def of(cls, frame: VideoFrame, stream: VideoStream, path: Path) -> ColourTags:
@@ -84,6 +86,7 @@ class ColourTags:
             primaries=primaries,
             transfer=transfer,
             is_full_range=has_full_range(frame),
+            has_full_chroma=has_full_chroma(frame.format),
             chroma_location=chroma_location(frame, stream),
             mastering_display=mastering_display(
                 bytes(data[SideDataType.MASTERING_DISPLAY_METADATA])
@@ -144,6 +147,11 @@ class ColourTags:
 def depth_of(frame: VideoFrame) -> int:
     """Return the bits of a code of ``frame``."""
     return max(component.bits for component in frame.format.components)
+
+
+def has_full_chroma(known: av.VideoFormat) -> bool:
+    """Return whether a format has colour for every pixel: RGB and 4:4:4."""
+    return len(known.components) >= 3 and known.chroma_width(4) == known.chroma_height(4) == 4
 
 
 def has_full_range(frame: VideoFrame, *, default: bool = False) -> bool:

@@ -29,7 +29,7 @@ from rt4ksr_client.video.containers import ffmpeg_url, read_errors, video_stream
 from rt4ksr_client.video.decoding import Faults, decode, deinterlaced
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.prefetch import prefetch
-from rt4ksr_client.video.source import TimedFrame, VideoSource
+from rt4ksr_client.video.source import TimedFrame, VideoSource, models_of
 from rt4ksr_client.video.timing import Timing, clock_of
 from rt4ksr_client.video.y4m import MAGIC, MAX_LINE_BYTES, FrameCount, Header
 
@@ -110,10 +110,11 @@ class VideoInput:
         if self._bytes is not None:
             self._bytes.stop()
 
-    @property
-    def bits(self) -> int:
-        """The bits of the model for it: 8, or 16 for more than 8."""
-        return 8 if self.source.colours.depth == 8 else 16
+    def models(self, scale: int) -> list[str]:
+        """Return the models for it, best first."""
+        colours = self.source.colours
+        full = colours.has_full_chroma
+        return models_of(colours.depth, has_full_chroma=full, scale=scale)
 
     @property
     def is_y4m(self) -> bool:

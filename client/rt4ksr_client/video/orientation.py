@@ -50,12 +50,12 @@ class Orientation:
 
     def apply(self, image: Yuv420) -> Yuv420:
         """Return a stored frame as it is shown."""
-        if self == Orientation():
-            return image
-        luma, chroma = (self._turned(plane) for plane in (image.luma, image.chroma))
-        return Yuv420(luma, chroma)
+        return Yuv420(self.turned(image.luma), self.turned(image.chroma))
 
-    def _turned(self, plane: NDArray[Any]) -> NDArray[Any]:
+    def turned(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """Return a stored plane ``(H, W)`` or ``(H, W, C)`` as it is shown."""
+        if self == Orientation():
+            return plane
         shown = np.swapaxes(plane, 0, 1) if self.transposed else plane
         shown = shown[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
         return np.ascontiguousarray(shown)

@@ -23,7 +23,7 @@ from rt4ksr_client.upscaler import DEFAULT_IN_FLIGHT, Upscaler
 from rt4ksr_client.video.decoding import Faults
 from rt4ksr_client.video.muxer import Muxer
 from rt4ksr_client.video.options import VideoOptions
-from rt4ksr_client.video.planes import from_video_frame
+from rt4ksr_client.video.planes import from_rgb, from_video_frame, to_rgb
 from rt4ksr_client.video.prefetch import prefetch
 from rt4ksr_client.video.segments import SegmentEncoder, SegmentFolder
 from rt4ksr_client.video.source import TimedFrame, VideoSource
@@ -127,11 +127,12 @@ def for_model(source: VideoSource, upscaler: Upscaler) -> VideoSource:
     """Return ``source`` with as many bits as the model takes, and say where those are fewer.
 
     Raises:
-        VideoError: the model is for pictures.
+        PictureError: the model is for RGB, and the source has not all of its chroma.
 
     """
     served = upscaler.served_model
-    served.check_takes("yuv420")
+    if not source.colours.has_full_chroma:
+        served.check_takes("yuv420")
     colours, bits = source.colours, served.bits
     if colours.depth <= bits:
         return source
@@ -218,6 +219,9 @@ def upscaled_frames(
     once. ``stop`` ends ``frames`` where the next one may never come.
     """
     served = upscaler.served_model
+    if served.colours == "rgb":
+        yield from upscaled_as_rgb(frames, source, upscaler, stop)
+        return
     unchanged = UnchangedParts(served, RequestCost.measured(upscaler.upscale, served), savings)
 
     def upright(frame: TimedFrame, _: Cancellation) -> tuple[int, Yuv420]:
@@ -239,6 +243,23 @@ def upscaled_frames(
     with closing(prefetch(plans(), DECODED_AHEAD, stop)) as planned:
         for pts, plan, answers in in_order(upscale, planned, DEFAULT_IN_FLIGHT):
             yield pts, unchanged.compose(plan, answers)
+
+
+def upscaled_as_rgb(
+    frames: Iterator[TimedFrame],
+    source: VideoSource,
+    upscaler: Upscaler,
+    stop: Callable[[], None],
+) -> Generator[tuple[int, Yuv420], None, None]:
+    """Yield time and planes of ``frames``, which have all of their chroma, upscaled as RGB."""
+
+    def upscale(frame: TimedFrame, cancellation: Cancellation) -> tuple[int, Yuv420]:
+        image = source.orientation.turned(to_rgb(frame.image, source.colours))
+        large = upscaler.upscale(image, cancellation=cancellation)
+        return frame.pts, from_rgb(large, source.colours)
+
+    with closing(prefetch(frames, DECODED_AHEAD, stop)) as decoded:
+        yield from in_order(upscale, decoded, DEFAULT_IN_FLIGHT)
 
 
 def expected_frames(source: VideoSource, options: VideoOptions) -> int:

@@ -11,22 +11,28 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
-from rt4ksr_client.frames import Yuv420
+from rt4ksr_client.frames import Frame, Yuv420
 from rt4ksr_client.video.colours import BT709, ColourTags, depth_of, has_full_range
 
 __all__ = [
     "ACCURATE_BICUBIC",
     "conformed",
+    "from_rgb",
     "from_video_frame",
     "planar_420",
     "samples",
     "to_420",
+    "to_rgb",
     "to_video_frame",
     "upscaled_like",
 ]
 
 ACCURATE_BICUBIC: Final = Interpolation.BICUBIC.value | 0x40000
 """libswscale's flags by number, the second is SWS_ACCURATE_RND: PyAV names it from 18 on."""
+
+FULL_CHROMA_OUTPUT: Final = 0x2000
+FULL_CHROMA_INPUT: Final = 0x4000
+"""SWS_FULL_CHR_H_INT and SWS_FULL_CHR_H_INP."""
 
 SEMIPLANAR: Final = {"nv12": 8, "p010le": 10, "p016le": 16}
 """Formats with U and V in one plane, by the bits of a code: exactly what a model takes."""
@@ -73,6 +79,37 @@ def to_420(frame: VideoFrame, depth: int) -> VideoFrame:
     return reformatted(frame, wanted, src_color_range=levels, dst_color_range=levels)
 
 
+def to_rgb(frame: VideoFrame, tags: ColourTags) -> Frame:
+    """Return a frame as uint8 ``(H, W, 3)``, RGB, upright as it is stored."""
+    is_rgb = frame.format.is_rgb
+    rgb = frame.reformat(
+        format="rgb24",
+        interpolation=ACCURATE_BICUBIC | FULL_CHROMA_OUTPUT,
+        src_colorspace=None if is_rgb else swscale_matrix(tags),
+        src_color_range=ColorRange.JPEG if is_rgb else tags.range,
+        dst_color_range=ColorRange.JPEG,
+    )
+    return rgb.to_ndarray().view(np.uint8)
+
+
+def from_rgb(pixels: Frame, tags: ColourTags) -> Yuv420:
+    """Return uint8 RGB ``(H, W, 3)`` as 4:2:0 of 8 bits with the matrix and range of ``tags``."""
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    planar = rgb.reformat(
+        format="yuv420p",
+        interpolation=ACCURATE_BICUBIC | FULL_CHROMA_INPUT,
+        dst_colorspace=swscale_matrix(tags),
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=tags.range,
+    )
+    return from_video_frame(planar)
+
+
+def swscale_matrix(tags: ColourTags) -> int:
+    """Return PyAV's number of a matrix, which knows those of 525 and 625 lines by one."""
+    return 5 if tags.matrix == 6 else tags.matrix
+
+
 def conformed(frame: VideoFrame, size_px: tuple[int, int], tags: ColourTags) -> VideoFrame:
     """Convert ``frame`` to another size, and its codes to the matrix and the range of ``tags``.
 
@@ -91,9 +128,8 @@ def conformed(frame: VideoFrame, size_px: tuple[int, int], tags: ColourTags) -> 
         *size_px,
         format=pixel_format,
         interpolation=ACCURATE_BICUBIC,
-        # PyAV knows the matrix of 525 and 625 lines by the second number only.
         src_colorspace=5 if own_matrix == 6 else own_matrix,
-        dst_colorspace=5 if tags.matrix == 6 else tags.matrix,
+        dst_colorspace=swscale_matrix(tags),
         src_color_range=levels,
         dst_color_range=tags.range,
     )
