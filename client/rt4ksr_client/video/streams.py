@@ -49,7 +49,7 @@ def upscale_stream(
     colours are kept. Frames are written as soon as they are there, without segments to resume.
 
     Args:
-        video: the opened source. Its ``bits`` say which model it needs.
+        video: the opened source. Its :meth:`~VideoInput.models` fit it.
         target: a file object of bytes, which need not be sought and stays open, or a path. A file
             is complete in the end, or as it was.
         upscaler: upscales the frames; several are in flight at once.
