@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +23,13 @@ from rt4ksr_export.colours import (
     samples_to_codes,
     unpack,
 )
-from rt4ksr_export.degradations import Jpeg, Piece, Pixels, downscale
+from rt4ksr_export.degradations import Pixels, compress, downscale
 from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import RT4KSR, upscale_samples
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 __all__ = [
-    "CONDITIONS",
+    "QUALITIES",
     "Method",
     "Scored",
     "Scores",
@@ -41,19 +40,14 @@ __all__ = [
     "pairs",
     "plot_gains",
     "summary_table",
+    "with_gains",
 ]
 
 Method = Callable[[Pixels], Pixels]
 """Upscales uint8 ``(H, W, 3)``, H and W even."""
 
-CONDITIONS: Final[Mapping[str, tuple[Piece, ...]]] = MappingProxyType(
-    {
-        "clean": (),
-        "JPEG 90": (Jpeg(90, 90),),
-        "JPEG 75": (Jpeg(75, 75),),
-    }
-)
-"""Degradations of the small picture: none, or JPEG of a quality (Pillow's, 4:2:0)."""
+QUALITIES: Final = (90, 75)
+"""Qualities of JPEG (Pillow's, 4:2:0) that a small picture is scored at, besides as it is."""
 
 
 class Scored(Protocol):
@@ -74,6 +68,9 @@ class Scored(Protocol):
     @property
     def psnr_rgb_db(self) -> float:
         """PSNR in dB."""
+
+
+Score = TypeVar("Score", bound=Scored)
 
 
 @dataclass(frozen=True)
@@ -151,36 +148,37 @@ def in_torch(network: RT4KSR) -> Method:
     return upscale
 
 
-def pairs(large: Pixels, scale: int) -> Iterator[tuple[str, Pixels, Pixels]]:
+def pairs(
+    large: Pixels, scale: int, qualities: Sequence[int] = QUALITIES
+) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Yield condition, small and large picture; the large one is cropped to fit the scale."""
     step = 2 * scale
     height, width = (side // step * step for side in large.shape[:2])
     large = large[:height, :width]
     small = downscale(Image.fromarray(large), scale)
-    for condition, pieces in CONDITIONS.items():
-        rng = np.random.default_rng(0)
-        degraded = small
-        for piece in pieces:
-            degraded = piece(degraded, rng)
-        yield condition, np.asarray(degraded), large
+    yield "clean", np.asarray(small), large
+    for quality in qualities:
+        yield f"JPEG {quality}", np.asarray(compress(small, "JPEG", quality)), large
 
 
 def evaluate(
     pictures: Iterable[tuple[str, Pixels]],
     scale: int,
     methods: Mapping[str, Method],
+    qualities: Sequence[int] = QUALITIES,
 ) -> Iterator[Scores]:
-    """Score every method on every picture in every condition.
+    """Score every method on every picture, clean and as JPEG.
 
     Args:
         pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
         scale: 2 or 3; a border of twice as many pixels is not scored.
         methods: by name.
+        qualities: of the JPEGs, 1 to 100.
 
     """
     border = 2 * scale
     for name, picture in pictures:
-        for condition, small, large in pairs(picture, scale):
+        for condition, small, large in pairs(picture, scale, qualities):
             large_y = luma(large)
             for method, upscale in methods.items():
                 upscaled = upscale(small)
@@ -211,15 +209,25 @@ class Summary:
     worst_picture: str
 
 
-def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
-    """Summarize by condition and method; gains are in PSNR (RGB) over ``baseline``."""
-    reference = {(s.condition, s.picture): s for s in scores if s.method == baseline}
-    groups: dict[tuple[str, str], list[Scores]] = {}
+def with_gains(
+    scores: Sequence[Score], baseline: str, psnr_db: Callable[[Score], float]
+) -> Iterator[tuple[tuple[str, str], list[Score], list[float]]]:
+    """Yield condition and method, their scores, and their gains over ``baseline`` in dB."""
+    reference = {(s.condition, s.picture): psnr_db(s) for s in scores if s.method == baseline}
+    groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.condition, score.method), []).append(score)
-    rows = []
     for (condition, method), group in groups.items():
-        gains = [s.psnr_rgb_db - reference[condition, s.picture].psnr_rgb_db for s in group]
+        gains = [psnr_db(score) - reference[condition, score.picture] for score in group]
+        yield (condition, method), group, gains
+
+
+def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
+    """Summarize by condition and method; gains are in PSNR (RGB) over ``baseline``."""
+    rows = []
+    for (condition, method), group, gains in with_gains(
+        scores, baseline, lambda score: score.psnr_rgb_db
+    ):
         worst = int(np.argmin(gains))
         rows.append(
             Summary(

@@ -37,7 +37,7 @@ from rt4ksr_export.degradations import (
     compress_video,
     downscale,
 )
-from rt4ksr_export.evaluation import Method, bicubic_yuv420, in_torch
+from rt4ksr_export.evaluation import Method, bicubic_yuv420, in_torch, with_gains
 from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import RT4KSR, upscale_samples
 from rt4ksr_export.scores import psnr_db
@@ -311,13 +311,10 @@ class VideoSummary:
 
 def summarize_video(scores: Sequence[VideoScores], baseline: str) -> list[VideoSummary]:
     """Summarize by condition and method; gains are in PSNR (Y) over ``baseline``."""
-    reference = {(s.condition, s.picture): s.psnr_y_db for s in scores if s.method == baseline}
-    groups: dict[tuple[str, str], list[VideoScores]] = {}
-    for score in scores:
-        groups.setdefault((score.condition, score.method), []).append(score)
     rows = []
-    for (condition, method), group in groups.items():
-        gains = [s.psnr_y_db - reference[condition, s.picture] for s in group]
+    for (condition, method), group, gains in with_gains(
+        scores, baseline, lambda score: score.psnr_y_db
+    ):
         worst = int(np.argmin(gains))
         vmafs = [s.vmaf for s in group if s.vmaf is not None]
         rows.append(

@@ -16,8 +16,8 @@ import pytest
 
 av = pytest.importorskip("av", reason="the video extra is not installed")
 
-from rt4ksr_client.video import VideoOptions  # noqa: E402
-from rt4ksr_client.video.containers import ffmpeg_url  # noqa: E402
+from rt4ksr_client.video import VideoOptions  # noqa: E402 - it needs PyAV
+from rt4ksr_client.video.containers import ffmpeg_url  # noqa: E402 - likewise
 
 UNIT = Fraction(1, 90000)
 FAST = VideoOptions(preset="ultrafast", crf=4)

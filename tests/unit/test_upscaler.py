@@ -70,7 +70,7 @@ def test_a_client_is_made_from_a_connection(cls: type[Upscaler]) -> None:
     sync = getattr(opened, "_upscaler", opened)
 
     assert sync._connection == connection  # noqa: SLF001 - what it was made from is not public
-    assert sync._model_name == "rt4ksr_x3"  # noqa: SLF001
+    assert sync._model_name == "rt4ksr_x3"  # noqa: SLF001 - likewise
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from typing import Any, Final
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # not in typeshed
 
 import grpc
 from google.protobuf.json_format import MessageToDict

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Protocol
 
 from av.container import InputContainer
 from av.stream import Stream
 
+from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.containers import is_cover
 from rt4ksr_client.video.decoding import readable_packets
 from rt4ksr_client.video.timing import (
@@ -20,7 +22,14 @@ from rt4ksr_client.video.timing import (
     decode_times,
 )
 
-__all__ = ["CopiedStream", "Cut", "OutputStream", "TimedPacket", "other_packets"]
+__all__ = [
+    "CopiedStream",
+    "Cut",
+    "OutputStream",
+    "TimedPacket",
+    "other_packets",
+    "warn_of_repairs",
+]
 
 TimedPacket = tuple[Fraction, int, Any]
 """When a packet is decoded in seconds, the order of streams at one time, and the packet."""
@@ -205,3 +214,16 @@ def other_packets(
     for index, other in others.items():
         for ready in other.rest():
             yield ready.dts * ready.time_base, index + 1, ready
+
+
+def warn_of_repairs(path: Path, streams: Iterable[OutputStream]) -> None:
+    """Say in a line each what was wrong with the other streams of the source at ``path``."""
+    written = list(streams)
+    lines = {
+        "damaged packets of other streams skipped": sum(s.rejected for s in written),
+        "packets of other streams whose times step back, moved": sum(s.moved for s in written),
+        "packets of other streams without a time, left out": sum(s.timeless for s in written),
+    }
+    for what, count in lines.items():
+        if count:
+            warn(f"{path}: {what}: {count}")

@@ -27,9 +27,10 @@ from rt4ksr_client.files import is_stream
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.containers import ffmpeg_url, read_errors, video_stream
 from rt4ksr_client.video.decoding import Faults, decode, deinterlaced
+from rt4ksr_client.video.models import models_of
 from rt4ksr_client.video.options import VideoOptions
 from rt4ksr_client.video.prefetch import prefetch
-from rt4ksr_client.video.source import TimedFrame, VideoSource, models_of
+from rt4ksr_client.video.source import TimedFrame, VideoSource
 from rt4ksr_client.video.timing import Timing, clock_of
 from rt4ksr_client.video.y4m import MAGIC, MAX_LINE_BYTES, FrameCount, Header
 
@@ -67,7 +68,7 @@ class VideoInput:
         self._packets: deque[Packet[Any]] = deque()
         self._resources = ExitStack()
         self._bytes = self._open_bytes(source)
-        self.path = source if isinstance(source, Path) else Path(self._bytes.name)  # type: ignore[union-attr]
+        self.path = source if isinstance(source, Path) else Path(self._bytes.name)  # type: ignore[union-attr] # there for an object
         """Its path, or its name in messages."""
         self._decoded = prefetch(self._decode(), DECODED_AHEAD, self.stop)
         try:

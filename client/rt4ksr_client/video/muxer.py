@@ -34,6 +34,7 @@ from rt4ksr_client.video.copies import (
     OutputStream,
     TimedPacket,
     other_packets,
+    warn_of_repairs,
 )
 from rt4ksr_client.video.decoding import nothing_lost, readable_packets
 from rt4ksr_client.video.losses import losses
@@ -227,14 +228,7 @@ class Muxer:
             others = self._mux(
                 temporary, segments, self._tracks, cut, seams, through_tee=self._through_tee
             )
-        lines = {
-            "damaged packets of other streams skipped": sum(o.rejected for o in others),
-            "packets of other streams whose times step back, moved": sum(o.moved for o in others),
-            "packets of other streams without a time, left out": sum(o.timeless for o in others),
-        }
-        for what, count in lines.items():
-            if count:
-                warn(f"{self._source.path}: {what}: {count}")
+        warn_of_repairs(self._source.path, others)
         logger.info("%s: written from %d segments", self._target, len(segments))
 
     def _mux(

@@ -24,7 +24,7 @@ from rt4ksr_client.frames import Yuv420
 from rt4ksr_client.pictures import warn
 from rt4ksr_client.video.colours import BT709, SD_HEIGHT_PX
 from rt4ksr_client.video.containers import ContainerFormat, kept_metadata, write_errors
-from rt4ksr_client.video.copies import CopiedStream, Cut, OutputStream
+from rt4ksr_client.video.copies import CopiedStream, Cut, OutputStream, warn_of_repairs
 from rt4ksr_client.video.input_stream import VideoInput
 from rt4ksr_client.video.planes import planar_420, to_video_frame
 from rt4ksr_client.video.segments import add_encoder, encoded, ordinary_priority
@@ -288,15 +288,7 @@ class ContainerOutput:
                 f"{self._picture.name}: the encoder gave {self._coded} of {self._frames} frames: "
                 "try another --codec"
             )
-        others = self._others.values()
-        lines = {
-            "damaged packets of other streams skipped": sum(o.rejected for o in others),
-            "packets of other streams whose times step back, moved": sum(o.moved for o in others),
-            "packets of other streams without a time, left out": sum(o.timeless for o in others),
-        }
-        for what, count in lines.items():
-            if count:
-                warn(f"{self._source.path}: {what}: {count}")
+        warn_of_repairs(self._source.path, self._others.values())
 
     def close(self) -> None:
         """Close the container; a file in it is not whole unless it is finished."""

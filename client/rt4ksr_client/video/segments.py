@@ -233,7 +233,7 @@ class SegmentEncoder:
     def _mux(self, frame: VideoFrame | None) -> None:
         for packet in encoded(self._stream, frame):
             assert packet.pts is not None  # noqa: S101 - encoded() has seen to it
-            assert packet.time_base is not None  # noqa: S101
+            assert packet.time_base is not None  # noqa: S101 - likewise
             self._pts.append(round(packet.pts * packet.time_base / self._source.time_base))
             # Matroska rounds times to milliseconds; the exact ones are in the JSON file.
             packet.pts = packet.dts = len(self._pts) - 1

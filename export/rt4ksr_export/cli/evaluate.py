@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from rt4ksr_client.security import Security
 from rt4ksr_export.checkpoint import load_network, resolve_weights
 from rt4ksr_export.degradations import Pixels
 from rt4ksr_export.evaluation import (
-    CONDITIONS,
+    QUALITIES,
     Method,
     Scores,
     Summary,
@@ -95,6 +96,16 @@ Row = TypeVar("Row", Summary, VideoSummary)
     help="Score short clips in 4:2:0 (H.264, H.265, AV1) instead of photographs. Weights for RGB "
     "are scored between conversions.",
 )
+@click.option(
+    "--jpeg",
+    "qualities",
+    multiple=True,
+    type=click.IntRange(1, 100),
+    default=QUALITIES,
+    show_default=True,
+    help="Score photographs as JPEG of this quality, besides as they are. May be given several "
+    "times.",
+)
 @security_options
 @click.option(
     "--plot",
@@ -112,6 +123,7 @@ def evaluate_command(
     url: str | None,
     model: str | None,
     video: bool,
+    qualities: tuple[int, ...],
     plot: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -127,7 +139,7 @@ def evaluate_command(
       rt4ksr evaluate --data photos/ --scale 2 --video
 
     Each picture is downscaled (Pillow's bicubic, antialiased), upscaled as it is and after JPEG
-    compression of quality 90 and 75, and compared with the original by PSNR and SSIM: 8-bit values,
+    compression, and compared with the original by PSNR and SSIM: 8-bit values,
     without a border of twice the scale; Y is that of BT.601.
 
     With --video, each becomes a clip of five frames, a slow pan over 1280x720 pixels of its middle,
@@ -153,7 +165,7 @@ def evaluate_command(
         networks = {
             given: load_network(resolve_weights(given), scale=int(scale)) for given in weights
         }
-        score = _score_video if video else _score_photographs
+        score = _score_video if video else partial(_score_photographs, qualities)
         report = score(paths, int(scale), networks, upscaler, console)
     if plot is not None:
         with write_errors(str(plot)), atomic_write(plot, replace=overwrite) as temporary:
@@ -178,6 +190,7 @@ class Report:
 
 
 def _score_photographs(
+    qualities: Sequence[int],
     paths: list[Path],
     scale: int,
     networks: Mapping[str, RT4KSR],
@@ -192,9 +205,9 @@ def _score_photographs(
     for given, network in networks.items():
         _require_rgb(given, network.architecture.colours)
         methods[_unused(given, methods)] = in_torch(network)
-    total = len(paths) * len(CONDITIONS) * len(methods)
+    total = len(paths) * (1 + len(qualities)) * len(methods)
     pictures = _pictures(paths, SMALLEST_PX, console)
-    scores = _collected(evaluate(pictures, scale, methods), total, console)
+    scores = _collected(evaluate(pictures, scale, methods, qualities), total, console)
     rows = summary_table(scores, BASELINE)
     columns = ("PSNR RGB", "PSNR Y", "SSIM RGB", "SSIM Y")
     return Report(
