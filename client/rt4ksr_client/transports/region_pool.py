@@ -127,7 +127,10 @@ class RegionPool:
             yield regions
             may_be_in_use = False
         except (
-            *(OSError, InvalidRequestError, ModelNotReadyError, OverloadedError),
+            OSError,
+            InvalidRequestError,
+            ModelNotReadyError,
+            OverloadedError,
             SharedMemoryError,
         ):
             may_be_in_use = False
