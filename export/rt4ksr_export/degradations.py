@@ -231,8 +231,8 @@ PRESETS: Final[Mapping[str, Degradation | VideoDegradation]] = MappingProxyType(
         "av1": VideoDegradation((AV1,)),
     }
 )
-"""By the name for ``--degrade``; the last four are for 4:2:0 video. The shipped weights were
-trained with ``jpeg``, x3 at the end with ``some-jpeg``; those for video with ``video``."""
+"""By the name for ``--degrade``; the last four are for 4:2:0 video. The recipes in ``weights/`` say
+which of them the shipped weights were trained with."""
 
 
 def compress(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
