@@ -35,6 +35,8 @@ from support.videos import (
 ANY = VideoOptions()
 REORDERED = {"bf": "3", "b_strategy": "0", "g": "12"}
 ONE = 0x10000
+HDR10_PLUS_SEI = bytes.fromhex("000000014e010416b5003c0001040140001f4186a0c35061a809c400640080")
+"""Made after SMPTE ST 2094-40, application version 1: one window, no tone mapping."""
 
 
 def read(
@@ -365,6 +367,14 @@ def test_an_alpha_channel_of_vp9_is_not_left_out_silently(tmp_path: Path) -> Non
 
     with pytest.warns(PictureWarning, match="the alpha channel is not kept"):
         VideoSource.probe(path, ANY)
+
+
+def test_hdr10_plus_is_not_left_out_silently(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "in.hevc", codec="libx265", pixel_format="yuv420p10le", frames=3)
+    path.write_bytes(HDR10_PLUS_SEI + path.read_bytes())
+
+    with pytest.warns(PictureWarning, match=r"HDR10\+ metadata is not kept"):
+        VideoSource.probe(path, VideoOptions(fps=Fraction(25)))
 
 
 def test_a_file_with_fewer_frames_than_were_upscaled_is_an_error(tmp_path: Path) -> None:
