@@ -1,19 +1,23 @@
 """What a server keeps in memory: by the sizes of requests, and what glibc's settings change.
 
-python benchmarks/server_memory.py [--rounds 5] [--only requests|allocator]
+python benchmarks/server_memory.py [--rounds 5] [--only requests|native|allocator]
 
 The first table is of one server with the x2 model: the most memory during a request and what is
 left after it, from the smallest request to the largest that a server accepts. Its last line is of a
-server with all models. The second has a
-server for each setting of glibc, with a nearest-neighbour model (next to no work), measured in
-turns: 4K frames per second and the server's processor time for each. Memory is that of
-tritonserver, its models' processes and their regions in /dev/shm.
+server with all models. The second has the same requests run as Triton's native ONNX Runtime backend
+does, in a process of ONNX Runtime alone: memory left, without and with its arena giving memory
+back, and what that costs a 1080p frame. The third has a server for each setting of glibc, with a
+nearest-neighbour model (next to no work), measured in turns: 4K frames per second and the server's
+processor time for each. Memory is that of tritonserver, its models' processes and their regions in
+/dev/shm.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import multiprocessing
 import os
 import statistics
 import sys
@@ -25,13 +29,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rt4ksr_client import Upscaler
 from rt4ksr_client.connection import TransportName
-from rt4ksr_client.contract import DEFAULT_MODELS, MODELS
-from rt4ksr_client.frames import Frame
+from rt4ksr_client.contract import DEFAULT_MODELS, INPUT_NAME, MODELS, ModelSpec
+from rt4ksr_client.frames import Frame, Yuv420
 from rt4ksr_server import TritonServer, default_repository
 from rt4ksr_server.installation import KEEP_MEMORY
 from support.nearest_models import infer, nearest_config, nearest_graph, write_model
@@ -55,11 +60,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("requests", "allocator"))
+    parser.add_argument("--only", choices=("requests", "native", "allocator"))
     arguments = parser.parse_args()
-    if arguments.only != "allocator":
+    if arguments.only in (None, "requests"):
         report_requests()
-    if arguments.only != "requests":
+    if arguments.only in (None, "native"):
+        report_native(arguments.rounds)
+    if arguments.only in (None, "allocator"):
         report_settings(arguments.rounds)
 
 
@@ -77,10 +84,62 @@ def report_requests() -> None:
             print(f"| {' x '.join(map(str, shape))} | {' | '.join(cells)} |")
     with TritonServer(default_repository()) as server:
         for spec in MODELS.values():
-            frame = np.zeros((1, spec.input_height_px, spec.input_width_px, 3), np.uint8)
-            infer(server, spec.name, frame, timeout_s=300)
+            with Upscaler(server.grpc_url, model=spec.name, transport="grpc") as upscaler:
+                upscaler.upscale(black_frame(spec))
         left = (memory_bytes(server), shared(server))
         print(f"| a frame to each model | | {left[0] / 1e9:.2f} | {left[1] / 1e9:.2f} |")
+
+
+def black_frame(spec: ModelSpec) -> Frame | Yuv420:
+    """Return a frame of the size that ``spec`` is made for, in its colours."""
+    height, width, dtype = spec.input_height_px, spec.input_width_px, f"u{spec.bits // 8}"
+    if spec.colours == "rgb":
+        return np.zeros((height, width, 3), np.uint8)
+    return Yuv420(np.zeros((height, width), dtype), np.zeros((height // 2, width // 2, 2), dtype))
+
+
+def report_native(rounds: int) -> None:
+    """Print the memory of ONNX Runtime after each request, and the time of a 1080p frame."""
+    os.environ["GLIBC_TUNABLES"] = KEEP_MEMORY
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1) as keeping, spawn.Pool(1) as giving:
+        pools = {"kept": keeping, "given back": giving}
+        print("\n| request | kept, GB | given back, GB |\n|---|---|---|")
+        for shape in REQUESTS:
+            cells = [
+                f"{pool.apply(run_native, (shape, name == 'given back'))[1] / 1e9:.2f}"
+                for name, pool in pools.items()
+            ]
+            print(f"| {' x '.join(map(str, shape))} | {' | '.join(cells)} |")
+    with spawn.Pool(1) as keeping, spawn.Pool(1) as giving:
+        ratios = []
+        for _ in range(rounds + 1):  # the first warms up
+            before_s, _ = keeping.apply(run_native, (REQUESTS[0], False))
+            after_s, _ = giving.apply(run_native, (REQUESTS[0], True))
+            ratios.append(after_s / before_s)
+        print(f"\na 1080p frame takes {statistics.median(ratios[1:]):.2f} times as long")
+
+
+@functools.cache
+def native_session() -> ort.InferenceSession:
+    """Return the x2 model with the options that Triton's backend reads from ``config.pbtxt``."""
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False
+    path = default_repository() / SPEC.name / "1" / "model.onnx"
+    return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+
+def run_native(shape: tuple[int, int, int], gives_back: bool) -> tuple[float, int]:
+    """Run one request; return its seconds, and the memory of this process in bytes."""
+    session, options = native_session(), ort.RunOptions()
+    if gives_back:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    batch = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    start_s = time.perf_counter()
+    session.run(None, {INPUT_NAME: batch}, options)
+    took_s = time.perf_counter() - start_s
+    del batch
+    return took_s, psutil.Process().memory_info().rss
 
 
 def report_settings(rounds: int) -> None:
