@@ -28,6 +28,7 @@ from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.frames import from_batch, to_batch
 from rt4ksr_client.pictures import join, split
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Transport, open_transport
 from rt4ksr_server import TritonServer
 
@@ -71,9 +72,9 @@ def _stages(url: str, transport_name: TransportName) -> Stages:
             Upscaler(url, scale=SPEC.scale) as asking,
             tempfile.TemporaryDirectory() as folder,
         ):
-            multiple = asking.served_model.size_multiple
+            model = asking.served_model
             for index in track(range(ROUNDS + 1), transport_name, transient=True):
-                times = _once(transport, asking, multiple, Path(folder))
+                times = _once(transport, asking, model, Path(folder))
                 if index:  # the first one warms up
                     for name, value in times.items():
                         taken[name].append(value)
@@ -82,23 +83,26 @@ def _stages(url: str, transport_name: TransportName) -> Stages:
     return taken
 
 
-def _once(transport: Transport, asking: Upscaler, multiple: int, folder: Path) -> dict[str, float]:
+def _once(
+    transport: Transport, asking: Upscaler, model: ServedModel, folder: Path
+) -> dict[str, float]:
     times: dict[str, float] = {}
     clock = _Clock(times)
     image = open_picture(SOURCE)
     clock.lap("decode")
     frame, side_data = split(image)
-    batch = to_batch(frame, multiple)
+    batch = to_batch((frame,), model.inputs, model.size_multiple)
     clock.lap("prepare")
     before_ms = _server_ms(asking)
     clock.lap("")
-    answer = transport.upscale(asking.served_model, batch, Call(TIMEOUT_S))
+    answer = transport.upscale(model, batch, Call(TIMEOUT_S))
     clock.lap("wire")
     times["server"] = _server_ms(asking) - before_ms
     times["wire"] -= times["server"]
     clock.lap("")
     height, width, _ = frame.shape
-    upscaled = join(from_batch(answer, height * SPEC.scale, width * SPEC.scale), side_data)
+    planes = from_batch(answer, model.outputs, height * SPEC.scale, width * SPEC.scale)
+    upscaled = join(planes[0], side_data)
     clock.lap("finish")
     for suffix in FORMATS:
         save_picture(upscaled, folder / f"out.{suffix}")

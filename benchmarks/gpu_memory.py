@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rt4ksr_client.contract import MAX_SIDE_PX, MODELS, ModelSpec
+import onnx
+
+from rt4ksr_client.contract import INPUTS, MAX_SIDE_PX, MODELS, OUTPUTS, ModelSpec
 from rt4ksr_export.config import GRAPHS, VERSION
 from rt4ksr_export.graph import Precision
 from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Compiler, Profile, Target
@@ -33,6 +36,7 @@ class ModelMemory:
 
     context: int
     frames: int
+    has_plan: bool
 
     @property
     def gpu(self) -> int:
@@ -42,7 +46,7 @@ class ModelMemory:
     @property
     def tensorrt(self) -> int:
         """With `configs/tensorrt.pbtxt`."""
-        return self.context + 2 * self.frames
+        return self.context + (2 if self.has_plan else 1) * self.frames
 
 
 def main() -> None:
@@ -74,7 +78,7 @@ def measure(side_px: int = MAX_SIDE_PX, batch: int = MAX_BATCH_SIZE) -> Mapping[
 def _memory(compiler: Compiler, spec: ModelSpec, side_px: int, batch: int) -> ModelMemory:
     folder = ROOT / "model_repository" / spec.name / VERSION
     usual = Profile.of(spec)
-    profile = Profile(usual.least, usual.best, (batch, side_px, side_px, 3))
+    profile = Profile(usual.least, usual.best, (batch, side_px, side_px))
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
@@ -83,13 +87,31 @@ def _memory(compiler: Compiler, spec: ModelSpec, side_px: int, batch: int) -> Mo
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
     try:
-        compiler.compile((folder / GRAPHS[Precision.FP16]).read_bytes(), profile)
+        compiler.compile(engine_graph(folder / GRAPHS[Precision.FP16]), profile)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
     (context,) = (int(found[1]) for found in map(REPORTED.search, messages) if found)
-    input_bytes = batch * side_px * side_px * 3
-    return ModelMemory(context, input_bytes * (1 + spec.scale**2))
+    sent, answered = (
+        sum(math.prod(tensor.shape(batch, side_px * scale, side_px * scale)) for tensor in tensors)
+        for tensors, scale in ((INPUTS[spec.colours], 1), (OUTPUTS[spec.colours], spec.scale))
+    )
+    value_bytes = 1 if spec.bits == 8 else 2 + 4  # as codes, and as the floats of them
+    return ModelMemory(context, (sent + answered) * value_bytes, spec.bits == 8)
+
+
+def engine_graph(path: Path) -> bytes:
+    """Return what TensorRT builds of a graph: it has no 16-bit integers, others cast around it."""
+    graph = onnx.load(path)
+    wide, floats = onnx.TensorProto.UINT16, onnx.TensorProto.FLOAT
+    for value in (*graph.graph.input, *graph.graph.output):
+        if value.type.tensor_type.elem_type == wide:
+            value.type.tensor_type.elem_type = floats
+    for node in graph.graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == wide:
+            node.attribute[0].i = floats
+    serialized: bytes = graph.SerializeToString()
+    return serialized
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def report_settings(rounds: int) -> None:
 def started(tunables: str) -> Iterator[TritonServer]:
     """Run a server of a nearest-neighbour model with a setting of glibc."""
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC.scale))
+        write_model(Path(folder), nearest_config(SPEC), nearest_graph(SPEC))
         os.environ["GLIBC_TUNABLES"] = tunables
         with TritonServer(folder) as server:
             yield server
