@@ -75,14 +75,20 @@ class Piece(Protocol):
 
 @dataclass(frozen=True)
 class Jpeg:
-    """JPEG, 4:2:0 as most files are, at a quality drawn uniformly from the range."""
+    """JPEG at a quality drawn uniformly from the range.
+
+    Chroma is subsampled 4:2:0 as in most files; a ``full_chroma_share`` keeps all of it.
+    """
 
     lowest: int
     highest: int
+    full_chroma_share: float = 0.0
 
     def __call__(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Compress and decode."""
-        return compress(picture, "JPEG", int(rng.integers(self.lowest, self.highest + 1)))
+        quality = int(rng.integers(self.lowest, self.highest + 1))
+        is_full = self.full_chroma_share > 0 and rng.random() < self.full_chroma_share
+        return compress(picture, "JPEG", quality, "4:4:4" if is_full else "4:2:0")
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,9 @@ PRESETS: Final[Mapping[str, Degradation | VideoDegradation]] = MappingProxyType(
         "jpeg": Degradation(clean_share=0.5, pieces=((Jpeg(60, 95),),)),
         "some-jpeg": Degradation(clean_share=0.75, pieces=((Jpeg(60, 95),),)),
         "all-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(60, 92),),)),
-        "light-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(84, 97),),)),
+        "light-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(82, 98, 0.3),),)),
+        "low-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(35, 82, 0.15),),)),
+        "nearly-clean": Degradation(clean_share=0.85, pieces=((Jpeg(80, 99, 0.3),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
         "camera": Degradation(
             clean_share=0.2,
@@ -235,10 +243,12 @@ PRESETS: Final[Mapping[str, Degradation | VideoDegradation]] = MappingProxyType(
 which of them the shipped weights were trained with."""
 
 
-def compress(picture: Image.Image, format_name: str, quality: int) -> Image.Image:
+def compress(
+    picture: Image.Image, format_name: str, quality: int, subsampling: str = "4:2:0"
+) -> Image.Image:
     """Return ``picture`` (mode RGB) compressed with Pillow and decoded."""
     buffer = io.BytesIO()
-    picture.save(buffer, format_name, quality=quality)
+    picture.save(buffer, format_name, quality=quality, subsampling=subsampling)
     return Image.open(buffer).convert("RGB")
 
 

@@ -114,7 +114,8 @@ def sizes_to_train_on(picture: Image.Image) -> list[Pixels]:
 
     That is :func:`halved`, then half of that and so on while the shortest side has at least
     ``SMALLEST_COPY_PX``. A JPEG below about quality 95 is halved at least once, however small it
-    is; otherwise the network would learn to draw its blocks.
+    is; otherwise the network would learn to draw its blocks. Any other large picture is used in
+    full size, too, in which photographs are smooth.
     """
     tables: Mapping[int, Sequence[int]] = getattr(picture, "quantization", {})
     is_compressed = sum(tables.get(0, ())) > QUALITY_95
@@ -124,6 +125,8 @@ def sizes_to_train_on(picture: Image.Image) -> list[Pixels]:
     sizes = [largest]
     while min(sizes[-1].shape[:2]) >= 2 * SMALLEST_COPY_PX:
         sizes.append(np.asarray(_half_size(Image.fromarray(sizes[-1]))))
+    if not is_compressed and max(picture.size) >= HALVED_FROM_PX:
+        sizes.insert(0, np.asarray(metadata.upright(picture).convert("RGB")))
     return sizes
 
 
@@ -144,6 +147,7 @@ class PairSource:
     degradation: Degradation | VideoDegradation
     scale: int
     seed: int
+    crops: int = 2
 
     @cached_property
     def _cumulative_probabilities(self) -> NDArray[np.float64]:
@@ -162,9 +166,9 @@ class PairSource:
         return np.stack([small for small, _ in pairs]), np.stack([large for _, large in pairs])
 
     def pair(self, rng: np.random.Generator, patch_px: int) -> tuple[Samples, Samples]:
-        """Return a small and a large patch: of two random crops, the one with more contrast."""
+        """Return a small and a large patch: of random crops, the one with the most contrast."""
         side = smallest_side_px(self.scale, patch_px)
-        crops = [self.crop(rng, side) for _ in range(2)]
+        crops = [self.crop(rng, side) for _ in range(self.crops)]
         crop = max(crops, key=lambda pixels: float(pixels[::4, ::4].std()))
         large = Image.fromarray(_flip_or_rotate(crop, int(rng.integers(8))))
         small_samples, large_samples = self.degradation.pair(large, self.scale, rng)

@@ -33,7 +33,7 @@ from rt4ksr_export.pictures import (
 from rt4ksr_export.training.initialization import initial_network
 from rt4ksr_export.training.recipe import Recipe, load_recipe
 from rt4ksr_export.training.run import LogRow, Run
-from rt4ksr_export.training.trainer import Trainer, Validation
+from rt4ksr_export.training.trainer import Trainer, Validation, harm
 
 NARROW: dict[str, Any] = {"features": 8, "blocks": 1}
 """Of an architecture, for tests in which the weights do not matter: a fifth of the time."""
@@ -85,7 +85,7 @@ def trainer(
     return Trainer(
         network=initial_network(Architecture(recipe.scale, **architecture), recipe.seed),
         recipe=recipe,
-        source=PairSource(pictures, degradation, recipe.scale, recipe.seed),
+        source=PairSource(pictures, degradation, recipe.scale, recipe.seed, recipe.crops),
         validation=Validation(pictures[:1], degradation, recipe.scale, recipe.seed),
         run=Run(run),
         device=torch.device("cpu"),
@@ -103,6 +103,32 @@ def test_the_first_network_already_upscales_like_bicubic(scale: int, photograph:
         upscaled = initial_network(Architecture(scale), seed=4)(batch)[0].permute(1, 2, 0).numpy()
 
     assert np.corrcoef(upscaled.ravel(), bicubic.ravel())[0, 1] > 0.95
+
+
+def test_harm_is_what_a_patch_is_below_bicubic(photograph: Path) -> None:
+    large = Image.open(photograph).crop((300, 200, 396, 296))
+    small = downscale(large, 2)
+    bicubic = small.resize(large.size, Image.Resampling.BICUBIC)
+    small_samples, true, cubic = (
+        torch.from_numpy(rgb_samples(np.asarray(p)))[None] for p in (small, large, bicubic)
+    )
+    error = cubic - true
+    worse = true + error * 10**0.1  # 2 dB
+
+    found = [harm(small_samples, x, true, 90).item() for x in (cubic, worse, true + error / 2)]
+
+    assert found == pytest.approx([0, 0.2, 0], abs=0.02)  # Pillow rounds
+
+
+@pytest.mark.parametrize("weight", [0.0, 8.0])
+def test_a_recipe_may_forbid_harm(weight: float, photographs: Path, tmp_path: Path) -> None:
+    """A random network is far below bicubic: with a weight for harm, its loss is greater."""
+    recipe = Recipe(2, iterations=1, psnr_from=0.0, harm_weight=weight, crops=1, **SMALL)
+    recorder = Recorder()
+
+    trainer(photographs, tmp_path / "run", recipe, **NARROW).train(recorder)
+
+    assert (recorder.losses[0] > 0) == (weight > 0)
 
 
 def test_an_architecture_too_narrow_for_that_starts_at_random() -> None:
@@ -240,7 +266,7 @@ def test_every_preset_keeps_size_and_content_and_changes_pixels(
     clean = rgb_samples(small) if is_rgb else yuv420_samples(small)
     rng = np.random.default_rng(2)
 
-    pairs = [degradation.pair(large, 2, rng) for _ in range(8)]
+    pairs = [degradation.pair(large, 2, rng) for _ in range(24 if is_rgb else 8)]
 
     errors = [255 * float(np.abs(worse - clean).mean()) for worse, _ in pairs]
     assert all(worse.shape == clean.shape for worse, _ in pairs)
@@ -423,7 +449,7 @@ def test_a_compressed_jpeg_is_trained_on_at_half_size_and_large_pictures_at_seve
     assert sizes == {
         "low.jpg": [(360, 190)],
         "high.jpg": [(720, 380)],
-        "large.png": [(1300, 750), (650, 375)],
+        "large.png": [(2600, 1500), (1300, 750), (650, 375)],
     }
 
 

@@ -214,7 +214,7 @@ def _open_trainer(
     return Trainer(
         network=network,
         recipe=recipe,
-        source=PairSource(pictures, degradation, recipe.scale, recipe.seed),
+        source=PairSource(pictures, degradation, recipe.scale, recipe.seed, recipe.crops),
         validation=Validation(shown, degradation, recipe.scale, recipe.seed),
         run=run,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

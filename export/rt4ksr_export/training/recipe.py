@@ -30,9 +30,11 @@ class Recipe:
     the iterations) they have ``large_patch_px``. The loss is the mean absolute difference, from
     ``l2_from`` on the mean square, and from ``psnr_from`` on minus the mean PSNR of the patches, in
     which smooth patches count as much as detailed ones; above ``psnr_floor_db`` a patch counts by
-    its square error, as there is little left to gain. The learning rate warms up over ``warmup``
-    iterations, is constant until ``decay_from`` (a share of the iterations), and then falls as a
-    cosine to a hundredth. The result is the exponential average of the weights, with
+    its square error, as there is little left to gain. A patch that comes out worse than bicubic
+    interpolation counts ``harm_weight`` times more by what it is worse (RGB only). Of ``crops``
+    random crops, the one with the most contrast is trained on. The learning rate warms up over
+    ``warmup`` iterations, is constant until ``decay_from`` (a share of the iterations), and then
+    falls as a cosine to a hundredth. The result is the exponential average of the weights, with
     ``ema_decay``. ``clip_norm`` bounds the gradient.
     """
 
@@ -49,13 +51,22 @@ class Recipe:
     l2_from: float = 0.5
     psnr_from: float = 1.0
     psnr_floor_db: float = 40.0
+    harm_weight: float = 0.0
+    crops: int = 2
     ema_decay: float = 0.999
     clip_norm: float = 2.0
     seed: int = 1
 
     def __post_init__(self) -> None:
         """Reject values that cannot be trained with."""
-        for name in ("scale", "iterations", "batch_size", "patch_px", "large_patch_px"):
+        for name in (
+            "scale",
+            "iterations",
+            "batch_size",
+            "patch_px",
+            "large_patch_px",
+            "crops",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.patch_px % 2 or self.large_patch_px % 2:

@@ -48,6 +48,7 @@ __all__ = [
     "Listener",
     "Trainer",
     "Validation",
+    "harm",
 ]
 
 IDLE_PENALTY = 1e-3
@@ -216,6 +217,9 @@ class Trainer:
         small_tensor, large_tensor = (torch.from_numpy(s).to(self.device) for s in (small, large))
         upscaled = functional_call(self._fused, fused, (small_tensor,))
         loss = self._loss_of(upscaled, large_tensor)
+        if recipe.harm_weight:
+            harmed = harm(small_tensor, upscaled, large_tensor, recipe.psnr_floor_db)
+            loss = loss + recipe.harm_weight * harmed
         value = loss.item()
         if not np.isfinite(value):
             raise CheckpointError(
@@ -293,6 +297,28 @@ def _negative_psnr(upscaled: Tensor, true: Tensor, floor_db: float) -> Tensor:
     luma = error[:, : UNSHUFFLE**2].mean(dim=1, keepdim=True)
     planes = torch.cat([luma.expand(-1, UNSHUFFLE**2), error[:, UNSHUFFLE**2 :]], dim=1)
     return planes.add(floor).log10().mean()
+
+
+def harm(small: Tensor, upscaled: Tensor, true: Tensor, floor_db: float) -> Tensor:
+    """Return by how many bels of PSNR patches are below bicubic interpolation: the mean.
+
+    Patches that are better count nothing.
+
+    Args:
+        small: RGB, float ``(N, 3, H, W)``, 0 to 1.
+        upscaled: of ``small``.
+        true: what it was made from.
+        floor_db: PSNR above which it hardly matters.
+
+    """
+    # PyTorch's antialiased bicubic has Pillow's kernel (a = -0.5).
+    cubic = F.interpolate(small, true.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
+    floor: float = 10 ** (-floor_db / 10)
+    ours, theirs = (
+        (found - true).square().mean(dim=(1, 2, 3)).add(floor).log10()
+        for found in (upscaled, cubic)
+    )
+    return F.relu(ours - theirs).mean()
 
 
 def _idle_penalty(fused: Mapping[str, Tensor]) -> Tensor:
