@@ -7,7 +7,7 @@ IMAGE ?= docs/pictures/nuthatch_$(if $(filter 3,$(SCALE)),720p,1080p).jpg
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS_demo := server
-EXTRAS_dev ?= train,rtx,heif,video,server,loadtest
+EXTRAS_dev ?= train,rtx,heif,live,server,loadtest
 # Two workers, each of which runs whole files: tests of one file share their servers.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 

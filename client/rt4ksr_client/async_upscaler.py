@@ -28,7 +28,7 @@ from rt4ksr_client.connection import (
     TransportName,
     WireName,
 )
-from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
+from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat, Priority
 from rt4ksr_client.frames import Frame, SupportsArray, Yuv420
 from rt4ksr_client.security import DEFAULT_SECURITY, Security
 from rt4ksr_client.served_model import ServedModel
@@ -72,9 +72,10 @@ class AsyncUpscaler:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = DEFAULT_MAX_REQUEST_PX,
         security: Security = DEFAULT_SECURITY,
+        priority: Priority = "normal",
     ) -> None:
         connection = Connection(
-            url, transport, wire, wire_format, timeout_s, max_request_px, security
+            url, transport, wire, wire_format, timeout_s, max_request_px, security, priority
         )
         self._upscaler = Upscaler.from_connection(connection, scale=scale, model=model)
         self._settings: Any = {"scale": scale, "model": model}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from rt4ksr_client.contract import PRIORITIES, Priority
 from rt4ksr_client.errors import DeadlineExceededError
 
 __all__ = ["Call", "Cancellation"]
@@ -19,9 +20,16 @@ class Cancellation:
     """Cancels calls from another thread: those in flight and those that follow.
 
     A cancelled call raises :class:`concurrent.futures.CancelledError` in its own thread.
+
+    Args:
+        timeout_s: seconds from now after which nobody wants an answer any more: calls end, and a
+            request that still waits in the server's queue is rejected there.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self.end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        """When calls end, on the monotonic clock; None for their own deadlines."""
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._stops: list[Callable[[], object]] = []
@@ -68,18 +76,36 @@ class Call:
 
     Args:
         timeout_s: seconds from now to the deadline.
-        cancellation: ends the call from another thread; None if nothing will.
+        cancellation: ends the call from another thread, or earlier; None if nothing will.
+        priority: before which requests it goes in the server's queue.
 
     """
 
-    def __init__(self, timeout_s: float, cancellation: Cancellation | None = None) -> None:
-        self.timeout_s = timeout_s
+    def __init__(
+        self,
+        timeout_s: float,
+        cancellation: Cancellation | None = None,
+        priority: Priority = "normal",
+    ) -> None:
+        now_s = time.monotonic()
+        end_s = None if cancellation is None else cancellation.end_s
+        self.timeout_s = timeout_s if end_s is None else min(timeout_s, max(0.0, end_s - now_s))
         self.cancellation = cancellation
-        self._end_s = time.monotonic() + timeout_s
+        self._priority = priority
+        self._end_s = now_s + self.timeout_s
 
     def left_s(self) -> float:
         """Return the seconds to the deadline, negative after it."""
         return self._end_s - time.monotonic()
+
+    def parameters(self) -> dict[str, str | int]:
+        """Return the parameters of a request that the server queues it by; none by default."""
+        found: dict[str, str | int] = {}
+        if self._priority != "normal":
+            found["priority"] = PRIORITIES[self._priority]
+        if self.cancellation is not None and self.cancellation.end_s is not None:
+            found["timeout"] = max(1, round(self.left_s() * 1e6))  # microseconds
+        return found
 
     def required_s(self, what: str = "") -> float:
         """Return the seconds to the deadline.

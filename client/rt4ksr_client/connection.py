@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 from urllib.parse import quote, urlsplit
 
-from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat
+from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat, Priority
 from rt4ksr_client.security import DEFAULT_SECURITY, Security
 
 __all__ = [
@@ -153,6 +153,7 @@ class Connection:
         timeout_s: deadline per request in seconds, including retries.
         max_request_px: largest picture sent in one piece, in pixels before upscaling.
         security: CA, client certificate and request headers; the same for all servers.
+        priority: ``high`` goes before everything ``normal`` in the server's queue.
 
     Raises:
         ValueError: a malformed address, a number that is not positive, or a transport or wire
@@ -167,13 +168,19 @@ class Connection:
     timeout_s: float = DEFAULT_TIMEOUT_S
     max_request_px: int = DEFAULT_MAX_REQUEST_PX
     security: Security = DEFAULT_SECURITY
+    priority: Priority = "normal"
 
     def __post_init__(self) -> None:
         """Reject settings that cannot work."""
         for name in ("timeout_s", "max_request_px"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        choices = {"transport": TransportName, "wire": WireName, "wire_format": PictureFormat}
+        choices = {
+            "transport": TransportName,
+            "wire": WireName,
+            "wire_format": PictureFormat,
+            "priority": Priority,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(

@@ -48,6 +48,7 @@ __all__ = [
     "PICTURE_DATATYPE",
     "PICTURE_FORMATS",
     "PICTURE_NAME",
+    "PRIORITIES",
     "SIDECAR_NAME",
     "SIZE_MULTIPLE_PX",
     "UPSCALED_PICTURE_NAME",
@@ -59,6 +60,7 @@ __all__ = [
     "Parameter",
     "PictureFormat",
     "PictureParameter",
+    "Priority",
     "image_endpoint",
     "models_for",
 ]
@@ -137,6 +139,11 @@ OUTPUTS: Final[Mapping[Colours, tuple[FrameTensor, ...]]] = MappingProxyType(
 
 Content = Literal["any", "jpeg", "video"]
 """``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
+
+
+Priority = Literal["high", "normal"]
+PRIORITIES: Final[Mapping[Priority, int]] = MappingProxyType({"high": 1, "normal": 2})
+"""Triton's levels of a request in a model's queue: those of ``high`` are all served first."""
 
 
 class Parameter:

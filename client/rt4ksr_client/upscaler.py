@@ -28,6 +28,7 @@ from rt4ksr_client.contract import (
     DEFAULT_PICTURE_FORMAT,
     Colours,
     PictureFormat,
+    Priority,
 )
 from rt4ksr_client.errors import (
     InvalidRequestError,
@@ -83,7 +84,8 @@ class Upscaler:
     Requests that no server worked on (unreachable, overloaded) are retried within the deadline, on
     another server if there are several. Pictures of more than ``max_request_px`` pixels are sent
     in tiles, with the same result. A ``cancellation`` ends a call from another thread; the call
-    then raises :class:`concurrent.futures.CancelledError`.
+    then raises :class:`concurrent.futures.CancelledError`. One with a ``timeout_s`` shortens the
+    deadline of the call; the server rejects what still waits in its queue then.
 
     Args:
         url: ``host:port`` of the server's gRPC port, ``http://host:port`` of its HTTP port,
@@ -98,6 +100,7 @@ class Upscaler:
         max_request_px: largest picture sent in one piece, in pixels before upscaling.
         security: CA, client certificate and request headers. Pickled, an upscaler carries it:
             ``headers`` with their values, files by their names.
+        priority: ``high`` or ``normal``. In the server's queue, everything ``high`` goes first.
 
     Warns:
         UnencryptedWarning: headers go to another host without encryption.
@@ -120,9 +123,10 @@ class Upscaler:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_request_px: int = DEFAULT_MAX_REQUEST_PX,
         security: Security = DEFAULT_SECURITY,
+        priority: Priority = "normal",
     ) -> None:
         self._connection = Connection(
-            url, transport, wire, wire_format, timeout_s, max_request_px, security
+            url, transport, wire, wire_format, timeout_s, max_request_px, security, priority
         )
         for text in self._connection.unencrypted():
             warnings.warn(text, UnencryptedWarning, stacklevel=2)
@@ -362,7 +366,7 @@ class Upscaler:
         served.check_takes(colours, 8 * planes[0].dtype.itemsize)
 
         def upscale_batch(batch: Planes, cancellation: Cancellation | None) -> Planes:
-            call = Call(self._connection.timeout_s, cancellation)
+            call = Call(self._connection.timeout_s, cancellation, self._connection.priority)
 
             def attempt() -> Planes:
                 try:

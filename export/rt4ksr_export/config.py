@@ -28,6 +28,7 @@ from rt4ksr_client.contract import (
     OUTPUTS,
     PICTURE_FORMATS,
     PICTURE_NAME,
+    PRIORITIES,
     SIDECAR_NAME,
     UPSCALED_PICTURE_NAME,
     FrameTensor,
@@ -274,12 +275,18 @@ def _set_parameters(config: schema.ModelConfig, values: Mapping[str, str | int])
 
 
 def _bounded_batching(max_delay_us: int = 0) -> schema.ModelDynamicBatching:
-    """Return dynamic batching with a queue that rejects requests when it is full or too slow."""
+    """Return dynamic batching with a queue that rejects requests when it is full or too slow.
+
+    Each priority has a queue. A request may ask to be rejected earlier.
+    """
     return schema.ModelDynamicBatching(
         max_queue_delay_microseconds=max_delay_us,
+        priority_levels=len(PRIORITIES),
+        default_priority_level=PRIORITIES["normal"],
         default_queue_policy=schema.ModelQueuePolicy(
             timeout_action=schema.ModelQueuePolicy.REJECT,
             default_timeout_microseconds=QUEUE_TIMEOUT_US,
+            allow_timeout_override=True,
             max_queue_size=MAX_QUEUE_SIZE,
         ),
     )

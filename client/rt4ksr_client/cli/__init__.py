@@ -41,6 +41,7 @@ class CommandRow:
 COMMANDS = {
     "upscale": CommandRow("rt4ksr_client.cli.upscale", "upscale", None, "Upscale pictures."),
     "video": CommandRow("rt4ksr_client.cli.video", "video", "video", "Upscale a video."),
+    "live": CommandRow("rt4ksr_client.cli.live", "live", "live", "Upscale a live stream."),
     "compare": CommandRow(
         "rt4ksr_client.cli.compare",
         "compare",

@@ -24,6 +24,7 @@ from rt4ksr_client.contract import (
     DEFAULT_PICTURE_FORMAT,
     PICTURE_FORMATS,
     PictureFormat,
+    Priority,
 )
 from rt4ksr_client.errors import Rt4ksrError
 from rt4ksr_client.security import Security
@@ -57,6 +58,7 @@ def server_options(function: Decorated) -> Decorated:
         wire: WireName,
         wire_format: PictureFormat,
         timeout_s: float,
+        priority: Priority,
         security: Security,
         **rest: Any,
     ) -> Any:
@@ -71,6 +73,7 @@ def server_options(function: Decorated) -> Decorated:
                 wire_format,
                 timeout_s,
                 security=security,
+                priority=priority,
             )
         except ValueError as exc:
             raise Rt4ksrError(str(exc)) from exc
@@ -125,6 +128,14 @@ def server_options(function: Decorated) -> Decorated:
             show_default=True,
             metavar="SECONDS",
             help="Deadline per request, including retries.",
+        ),
+        click.option(
+            "--priority",
+            type=click.Choice(get_args(Priority)),
+            default="normal",
+            show_default=True,
+            help="In the server's queue, everything of high priority goes first. A live stream "
+            "always has it.",
         ),
     )
     decorated: Any = with_server

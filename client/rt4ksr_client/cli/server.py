@@ -130,7 +130,7 @@ class Models:
             ServerError: no answer.
 
         """
-        return next(self._served())
+        return next(self.served())
 
     @cached_property
     def by_scale(self) -> Mapping[int, Upscaler]:
@@ -142,9 +142,17 @@ class Models:
             ServerError: no answer.
 
         """
-        return {upscaler.served_model.scale: upscaler for upscaler in self._served()}
+        return {upscaler.served_model.scale: upscaler for upscaler in self.served()}
 
-    def _served(self) -> Iterator[Upscaler]:
+    def served(self) -> Iterator[Upscaler]:
+        """Yield the upscaler of every model that the server has.
+
+        Raises:
+            ModelNotReadyError: the server has none of the models.
+            PictureError: a model takes frames of other colours.
+            ServerError: no answer.
+
+        """
         found, missing = False, None
         for upscaler in self.upscalers:
             try:

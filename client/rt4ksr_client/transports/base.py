@@ -128,7 +128,9 @@ class Transport(abc.ABC):
         pairs = zip(model.inputs, batch, strict=True)
         inputs = [Tensor.from_array(tensor.name, plane) for tensor, plane in pairs]
         try:
-            response = self.infer(InferRequest(model.name, inputs, outputs), call)
+            response = self.infer(
+                InferRequest(model.name, inputs, outputs, call.parameters()), call
+            )
         except ServerError as exc:
             # Triton's native backends report a frame that the graph cannot take as INTERNAL.
             violation = model.violation([plane.shape for plane in batch])

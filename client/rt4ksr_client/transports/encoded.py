@@ -67,7 +67,7 @@ class EncodedTransport(ForwardingTransport):
             image_endpoint(request.model),
             [pictures_tensor([encode_frame(frame, self._format) for frame in batch])],
             [RequestedOutput(UPSCALED_PICTURE_NAME)],
-            self._parameters,
+            {**self._parameters, **request.parameters},
         )
         response = self._transport.infer(encoded, call)
         pictures = split_pictures(response.output(UPSCALED_PICTURE_NAME))
