@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # The server:       docker build -t rt4ksr .
 # The plan builder: docker build -t rt4ksr-builder --target builder .
+# A live stream:    docker build -t rt4ksr-live --target live .
 ARG TRITON_VERSION=26.09
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3 AS tritonserver
@@ -32,6 +33,17 @@ ENV HOME=/tmp
 USER 1000:1000
 WORKDIR /tmp
 ENTRYPOINT ["rt4ksr", "export"]
+
+
+# A client that upscales a live stream, beside the server: FFmpeg is in PyAV's wheel.
+FROM python:3.12-slim AS live
+
+# hadolint ignore=DL3013
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    python3 -m pip install --no-cache-dir "$(echo /wheels/*.whl)[live]"
+USER 1000:1000
+WORKDIR /tmp
+ENTRYPOINT ["rt4ksr", "live"]
 
 
 FROM tritonserver AS server

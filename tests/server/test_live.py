@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,41 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 pytest.importorskip("av", reason="the video extra is not installed")
 
-from rt4ksr_client.contract import PRIORITIES, models_for
 from rt4ksr_server import TritonServer
 from support.live_streams import free_port, level_index, received, receiving, sending
-from support.nearest_models import nearest_config
+from support.slow_models import MARK, SPEC, write_slow_model
 
 pytestmark = pytest.mark.server
-
-SPEC = models_for("video")[2]
-SLOW_MODEL = Path(__file__).parents[1] / "support" / "calibrated_model.py"
-MARK = 40
-"""Added to the chroma of what the network gives, 128."""
-
-
-def write_slow_model(folder: Path, delay_s: float, instances: int) -> Path:
-    """Write a repository whose model answers after a delay, ``instances`` at a time."""
-    config = nearest_config(SPEC, max_batch_size=1)
-    config.backend = "python"
-    config.parameters["delay_s"].string_value = str(delay_s)
-    config.parameters["wrong_every"].string_value = "0"
-    config.parameters["mark"].string_value = str(MARK)
-    config.instance_group[0].count = instances
-    config.instance_group[0].kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
-    batching = config.dynamic_batching
-    batching.priority_levels, batching.default_priority_level = 2, PRIORITIES["normal"]
-    batching.default_queue_policy.allow_timeout_override = True
-    version = folder / SPEC.name / "1"
-    version.mkdir(parents=True)
-    shutil.copy(SLOW_MODEL, version / "model.py")
-    (folder / SPEC.name / "config.pbtxt").write_text(text_format.MessageToString(config))
-    return folder
 
 
 class LiveCommand:
@@ -345,7 +317,7 @@ def test_metrics_are_served_on_loopback_only(quick_server: TritonServer, tmp_pat
         live(tmp_path, *words, "--url", quick_server.grpc_url) as command,
         sending(source, 300),
     ):
-        command.wait_for("frames_in", 10)
+        command.wait_for("by_network", 10)
         with socket.create_connection(("127.0.0.1", metrics), timeout=5) as connection:
             connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             page = b"".join(iter(lambda: connection.recv(65536), b"")).decode()

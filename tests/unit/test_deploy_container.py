@@ -59,7 +59,7 @@ def test_the_last_stage_is_the_server_and_not_root(
     stages: dict[str, Stage],
 ) -> None:
     assert list(stages)[-1] == "server"
-    for name in ("builder", "server"):
+    for name in ("builder", "live", "server"):
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", values(stages[name], "USER")[-1])
 
 

@@ -24,7 +24,13 @@ HEAVY = (
 )
 
 
-OF_AN_EXTRA = ("rt4ksr_client.video", "rt4ksr_client.cli.video", "rt4ksr_client.cli.demo")
+OF_AN_EXTRA = (
+    "rt4ksr_client.video",
+    "rt4ksr_client.live",
+    "rt4ksr_client.cli.video",
+    "rt4ksr_client.cli.live",
+    "rt4ksr_client.cli.demo",
+)
 
 
 def test_no_client_module_loads_what_the_thin_client_does_without() -> None:

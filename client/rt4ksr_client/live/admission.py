@@ -15,6 +15,8 @@ ROOMY: Final = 0.35
 """Share of the budget up to which more may be under way."""
 PATIENCE: Final = 3
 """Failures in a row after which only now and then a frame is sent, to see whether it works."""
+RETRY_S: Final = 5.0
+"""After so long, as much is tried again as was too much."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 0.5
 
@@ -35,9 +37,10 @@ class Admission:
         self.in_flight = 0
         self._budget_s = budget_s
         self._most = self._limit = most
+        self._too_many = most + 1
         self._failures = 0
         self._next_try_s = float("-inf")
-        self._lowered_s = float("-inf")
+        self._changed_s = self._crowded_s = float("-inf")
         self._was_refused = False
 
     @property
@@ -61,26 +64,33 @@ class Admission:
     def answer(self, sent_s: float, now_s: float) -> None:
         """Learn from an answer that came in time, to what was sent at ``sent_s``."""
         self.in_flight -= 1
+        if self._failures >= PATIENCE:  # it was gone: find out anew what it can take
+            self._limit, self._too_many, self._changed_s = 1, self._most + 1, now_s
         self._failures = 0
         waited_s = now_s - sent_s
+        if sent_s < self._changed_s:
+            return  # it says nothing about the limit of now
         if waited_s > CROWDED * self._budget_s:
-            self._lower(sent_s, now_s)
+            self._lower(now_s, to=self._limit - 1)
         elif waited_s < ROOMY * self._budget_s and self._was_refused:
-            self._limit = min(self._most, self._limit + 1)
+            if self._limit + 1 < self._too_many or now_s > self._crowded_s + RETRY_S:
+                self._limit = min(self._most, self._limit + 1)
+                self._changed_s = now_s
             self._was_refused = False
 
     def fail(self, sent_s: float, now_s: float) -> None:
         """Learn from a request that failed, or was not answered in time."""
         self.in_flight -= 1
         self._failures += 1
-        self._lower(sent_s, now_s)
+        if sent_s >= self._changed_s:
+            self._lower(now_s, to=self._limit // 2)
         times = max(0, self._failures - PATIENCE)
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(times, 10))
         self._next_try_s = now_s + pause_s
 
-    def _lower(self, sent_s: float, now_s: float) -> None:
-        """Let less be under way; what was sent before this took effect says nothing new."""
-        if sent_s >= self._lowered_s:
-            self._limit = max(1, self._limit - 1)
-            self._lowered_s = now_s
+    def _lower(self, now_s: float, to: int) -> None:
+        """Let less be under way."""
+        self._too_many = self._limit
+        self._limit = max(1, to)
+        self._changed_s = self._crowded_s = now_s
         self._was_refused = False

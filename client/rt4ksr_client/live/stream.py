@@ -49,6 +49,7 @@ WAITING_FRAMES_S: Final = 0.5
 """Of video that may wait for the target."""
 EARLY_PACKETS: Final = 256
 """Of sound, kept until the first frame is decoded."""
+POLL_S: Final = 0.1
 HOLD_AFTER: Final = 3
 """Frame times without a frame after which the last one is repeated."""
 STATUS_EVERY_S: Final = 1.0
@@ -174,22 +175,22 @@ class LiveStream:
                 ("target", self._write),
             )
         ]
+        self._reader, *others = threads
         for thread in threads:
             thread.start()
-        reader, *others = threads
+        next_status_s = monotonic() + STATUS_EVERY_S
         try:
-            while any(thread.is_alive() for thread in others):
-                others[-1].join(STATUS_EVERY_S)
-                if self._has_video.is_set():
+            while others[-1].is_alive() and not self._stopped.is_set():
+                others[-1].join(POLL_S)
+                if monotonic() >= next_status_s and self._has_video.is_set():
                     on_status(self._statistics.recent())
-                if self._stopped.is_set() and not self._has_video.is_set():
-                    break
+                    next_status_s += STATUS_EVERY_S
         finally:
             self._stopped.set()
-        for thread in others:
-            thread.join()
-        # It may wait for a source that sends nothing: it is a daemon, and ends by itself.
-        reader.join(0.5)
+            # The source's thread may wait for what never comes: it is a daemon.
+            self._due.put(None)
+            for thread in others:
+                thread.join()
         if self._failure is not None:
             raise self._failure
         return self._statistics.total()
@@ -383,14 +384,21 @@ class LiveStream:
     def _hand_over(self, frame: VideoFrame, live: LiveFrame) -> None:
         """Queue a frame for the encoder; the oldest one is dropped where the target is slow."""
         self._statistics.count("held", int(live.is_held))
-        while True:
+        while self._failure is None:
             try:
-                self._ready.put_nowait((frame, live))
+                # At the end, what is left is written however long that takes.
+                self._ready.put((frame, live), timeout=POLL_S if self._is_over() else 0)
                 return
             except queue.Full:
+                if self._is_over():
+                    continue
                 with suppress(queue.Empty):
                     self._ready.get_nowait()
                     self._statistics.count("dropped")
+
+    def _is_over(self) -> bool:
+        """Whether no more frames come."""
+        return self._stopped.is_set() or not self._reader.is_alive()
 
     # The target's thread
 
