@@ -96,7 +96,7 @@ def check_frames(frames: list[dict[str, float]], count: int) -> None:
     assert all(gap == pytest.approx(0.04, abs=0.001) for gap in gaps)
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("protocol", ["tcp", pytest.param("udp", marks=pytest.mark.slow)])
 def test_every_frame_comes_out_in_order_and_at_its_time_with_its_sound(
     protocol: str, quick_server: TritonServer, tmp_path: Path
 ) -> None:
@@ -125,7 +125,7 @@ def test_every_frame_comes_out_in_order_and_at_its_time_with_its_sound(
     assert max(steps) < 0.1
 
 
-@pytest.mark.parametrize("form", ["matroska", "mpegts"])
+@pytest.mark.parametrize("form", ["matroska", pytest.param("mpegts", marks=pytest.mark.slow)])
 def test_a_file_is_read_at_its_rate_and_the_network_gives_what_it_gives_a_file(
     form: str, quick_server: TritonServer, tmp_path: Path
 ) -> None:
@@ -201,7 +201,7 @@ def test_the_network_comes_back_with_its_server(tmp_path: Path) -> None:
     check_frames(frames, total["frames_in"] - 2)
 
 
-@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("held", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_source_may_go_away_and_come_back(
     held: bool, quick_server: TritonServer, tmp_path: Path
 ) -> None:
@@ -253,6 +253,7 @@ def test_a_target_may_go_away_and_come_back(quick_server: TritonServer, tmp_path
     assert total["dropped"] > 0
 
 
+@pytest.mark.slow
 def test_live_requests_go_before_those_of_a_folder(tmp_path: Path) -> None:
     """The folder's requests fill the queue of one instance; the stream's go to its head."""
     repository = write_slow_model(tmp_path / "models", 0.04, 1)

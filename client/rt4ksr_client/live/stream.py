@@ -237,7 +237,6 @@ class LiveStream:
                     pool = ThreadPoolExecutor(most, thread_name_prefix="live-send")
                 elif frame.is_first:
                     self._timeline.restart()
-                self._statistics.count("frames_in")
                 self._due.put(self._sent(frame, pool))
         finally:
             if pool is not None:
@@ -319,6 +318,7 @@ class LiveStream:
                 continue
             if live is None:
                 return
+            self._statistics.count("frames_in")
             if self._options.is_held:
                 step_s = HOLD_AFTER * float(1 / self._source.video.rate)
             wait_s = live.due_s - self._lead_s - monotonic()
