@@ -50,6 +50,8 @@ WAITING_FRAMES_S: Final = 0.5
 EARLY_PACKETS: Final = 256
 """Of sound, kept until the first frame is decoded."""
 POLL_S: Final = 0.1
+MOST_LATENCIES: Final = 4
+"""Of frames that wait at most."""
 HOLD_AFTER: Final = 3
 """Frame times without a frame after which the last one is repeated."""
 STATUS_EVERY_S: Final = 1.0
@@ -159,7 +161,7 @@ class LiveStream:
         self._failure: BaseException | None = None
         self._early_sound: deque[Any] = deque(maxlen=EARLY_PACKETS)
         self._lock = threading.Lock()
-        """Of what follows."""
+        """Of the timeline, with the order of ``_due``, and of the admission."""
         self._due: queue.Queue[LiveFrame | None] = queue.Queue()
         self._ready: queue.Queue[tuple[VideoFrame, LiveFrame] | None] = queue.Queue()
         self._lead_s = SHORTEST_LEAD_S
@@ -234,10 +236,13 @@ class LiveStream:
                 if pool is None:
                     self._begin()
                     most = self._options.most_in_flight(self._source.video.rate)
+                    most_due = MOST_LATENCIES * most
                     pool = ThreadPoolExecutor(most, thread_name_prefix="live-send")
                 elif frame.is_first:
                     self._timeline.restart()
-                self._due.put(self._sent(frame, pool))
+                while self._due.qsize() >= most_due and not self._stopped.is_set():
+                    self._stopped.wait(POLL_S / 10)  # a pipe that is faster than its own clock
+                self._send(self._placed(frame), pool)
         finally:
             if pool is not None:
                 pool.shutdown(wait=False)
@@ -258,25 +263,30 @@ class LiveStream:
         self._sink = self._sink_for(video, self._size_px, self._source.sound)
         self._has_video.set()
 
-    def _sent(self, frame: DecodedFrame, pool: ThreadPoolExecutor) -> LiveFrame:
-        """Return ``frame`` on its way, sent if it may be answered in time."""
-        jumps = self._timeline.jumps
-        time_s = self._timeline.place(frame.source_s, frame.arrival_s)
-        self._statistics.count("clock_jumps", self._timeline.jumps - jumps)
+    def _placed(self, frame: DecodedFrame) -> LiveFrame:
+        """Queue ``frame`` with its time in the output."""
         due_s = frame.arrival_s + self._options.latency_s
-        live = LiveFrame(frame.image, time_s, frame.arrival_s, due_s)
+        with self._lock:
+            jumps = self._timeline.jumps
+            time_s = self._timeline.place(frame.source_s, frame.arrival_s)
+            self._statistics.count("clock_jumps", self._timeline.jumps - jumps)
+            live = LiveFrame(frame.image, time_s, frame.arrival_s, due_s)
+            self._due.put(live)
+        return live
+
+    def _send(self, live: LiveFrame, pool: ThreadPoolExecutor) -> None:
+        """Send a frame if it may be answered in time."""
         with self._lock:
             if not self._admission.admits(monotonic()):
-                return live
-        image = from_video_frame(frame.image, self._served.bits)
-        image = self._source.video.orientation.apply(image)
-        live.plan = self._unchanged.plan(image)
-        live.cancellation = Cancellation(max(0.001, due_s - self._lead_s - monotonic()))
+                return
+        image = from_video_frame(live.image, self._served.bits)
+        plan = self._unchanged.plan(self._source.video.orientation.apply(image))
+        live.plan = plan
+        live.cancellation = Cancellation(max(0.001, live.due_s - self._lead_s - monotonic()))
         with self._lock:
             self._admission.send()
             self._statistics.in_flight = self._admission.in_flight
-        live.answer = pool.submit(self._ask, live.plan, live.cancellation)
-        return live
+        live.answer = pool.submit(self._ask, plan, live.cancellation)
 
     def _ask(self, plan: Plan, cancellation: Cancellation) -> list[Yuv420]:
         """Upscale the parts of a frame, and learn how long that takes. In a thread of the pool."""
@@ -312,9 +322,10 @@ class LiveStream:
                 live = self._due.get(timeout=step_s)
             except queue.Empty:
                 assert last is not None  # noqa: S101 - only then is there a timeout
-                last = self._repeated(last)
                 step_s = float(1 / self._source.video.rate)
-                self._hand_over(self._interpolated(last), last)
+                if repeated := self._repeated(last):
+                    last = repeated
+                    self._hand_over(self._interpolated(last), last)
                 continue
             if live is None:
                 return
@@ -346,10 +357,12 @@ class LiveStream:
                 with suppress(Exception, CancelledError):
                     live.answer.result(left_s)
 
-    def _repeated(self, last: LiveFrame) -> LiveFrame:
-        """Return the last frame once more, due now."""
+    def _repeated(self, last: LiveFrame) -> LiveFrame | None:
+        """Return the last frame once more, due now; None if another one has come."""
         now_s = monotonic()
         with self._lock:
+            if not self._due.empty():
+                return None
             time_s = self._timeline.repeat(now_s)
         return LiveFrame(last.image, time_s, now_s, now_s, is_held=True)
 
