@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def send(url: str, frames: int, first: int = 0) -> None:
-    with av.open(url, "w", format="mpegts", options={"muxdelay": "0"}) as container:
+    with av.open(url, "w", format="mpegts") as container:
         stream: Any = container.add_stream(
             "libx264",
             rate=RATE,

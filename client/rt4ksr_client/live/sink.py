@@ -54,7 +54,7 @@ BY_SUFFIX: Final = {
 }
 MUXER_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "hls": {"hls_time": "2", "hls_list_size": "10", "hls_flags": "delete_segments"},
-    "mpegts": {"muxdelay": "0", "flush_packets": "1"},
+    "mpegts": {"flush_packets": "1"},
     "mp4": FRAGMENTED,
     "matroska": {"live": "1", "flush_packets": "1"},
 }
