@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rt4ksr_client.atomic_write import atomic_write, is_stream, write_errors
 from rt4ksr_client.errors import PictureError
-from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats import metadata, png
 from rt4ksr_client.formats.color import ColorSpace, refuse_hdr
 from rt4ksr_client.formats.container import (
     ANIMATED,
@@ -262,6 +262,8 @@ def encode(
         if image.has_transparency_data:
             warn(f"{_prefix(name)}{format_name} has no transparency: put on white")
         image = on_white(image)
+    if format_name == "PNG":
+        return png.encoded_file(image, options)
     buffer = io.BytesIO()
     image.save(buffer, format=format_name, **options)
     return buffer.getvalue()

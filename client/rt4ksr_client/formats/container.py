@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
+from isal import isal_zlib
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from rt4ksr_client.formats import xmp
@@ -143,8 +143,8 @@ def png_chunks(stream: IO[bytes], *, pixels: bool = True) -> Iterator[tuple[byte
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     """Return a chunk as it is in a file, with its length and checksum."""
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))
+    return b"".join([struct.pack(">I4s", len(content), kind), content, struct.pack(">I", checksum)])
 
 
 def _bits(image: Image.Image) -> int:

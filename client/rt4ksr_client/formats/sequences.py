@@ -26,8 +26,8 @@ from typing import IO, Any, Final, NamedTuple
 from PIL import Image, ImageChops, TiffImagePlugin
 
 from rt4ksr_client import files
-from rt4ksr_client.formats import metadata
-from rt4ksr_client.formats.container import ANIMATED, PAGED, PNG_SIGNATURE, png_chunk, png_chunks
+from rt4ksr_client.formats import metadata, png
+from rt4ksr_client.formats.container import ANIMATED, PAGED, PNG_SIGNATURE, png_chunk
 from rt4ksr_client.pictures import warn
 
 __all__ = ["ANIMATED_FORMATS", "FrameSequence", "Shot", "write_sequence"]
@@ -237,10 +237,7 @@ def _write_png(
     """Write an APNG: the chunks of the first frame's PNG, then of each frame what is not there."""
     control_at = sequence = count = 0
     for shot in _merged(shots):
-        encoded = io.BytesIO()
-        shot.picture.convert(mode).save(encoded, "PNG", **options)
-        encoded.seek(len(PNG_SIGNATURE))
-        chunks = list(png_chunks(encoded))
+        chunks = list(png.encoded_chunks(shot.picture.convert(mode), options))
         data = [content for kind, content in chunks if kind == b"IDAT"]
         if count == 0:
             stream.write(PNG_SIGNATURE)
