@@ -110,6 +110,7 @@ def test_the_base_install_is_the_thin_client(wheel: zipfile.ZipFile) -> None:
     assert base == {
         "click",
         "grpcio",
+        "isal",
         "numpy",
         "pillow",
         "protobuf",

@@ -20,7 +20,7 @@ from PIL import Image
 from rt4ksr_client.call import Cancellation
 from rt4ksr_client.concurrency import in_order
 from rt4ksr_client.formats.container import PNG_SIGNATURE, png_chunk, png_chunks
-from rt4ksr_client.pictures import pixel_rows
+from rt4ksr_client.pictures import FrameImage, pixel_rows
 
 __all__ = ["encoded_chunks", "encoded_file"]
 
@@ -79,7 +79,8 @@ def encoded_chunks(image: Image.Image, options: dict[str, Any]) -> Iterator[tupl
 
 def _pixel_data(image: Image.Image) -> Iterator[bytes]:
     """Yield the parts of one zlib stream, one for each strip of rows."""
-    image.load()  # here, and not in several threads
+    if not isinstance(image, FrameImage):
+        image.load()  # here, and not in several threads
     height = image.height
     row_bytes = 1 + image.width * _CHANNELS[image.mode]
     step = max(1, _STRIP_BYTES // row_bytes)
