@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from rt4ksr_client.contract import CHANNELS
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.formats import metadata
 from rt4ksr_client.formats.color import refuse_hdr
@@ -27,6 +28,8 @@ __all__ = ["FrameImage", "PictureWarning", "SideData", "join", "pixel_rows", "sp
 Floats = NDArray[np.float32]
 
 _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+_STRIP_PX = 1 << 16
+"""Fits in a core's cache."""
 
 
 class PictureWarning(UserWarning):
@@ -82,6 +85,10 @@ class FrameImage(Image.Image):
             self._frame = None
         return super().load()
 
+    def __eq__(self, other: object) -> bool:
+        """Compare as the plain picture that it stands for."""
+        return self.copy() == (other.copy() if isinstance(other, FrameImage) else other)
+
     def close(self) -> None:
         """Release the memory."""
         self._frame = None
@@ -131,7 +138,7 @@ def split(image: Image.Image) -> tuple[Frame, SideData]:
     try:
         if not eight_bit.has_transparency_data:
             rgb = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
-            return np.asarray(rgb), SideData(None, gray, info)
+            return _frame_of(rgb), SideData(None, gray, info)
         rgba = eight_bit.convert("RGBA")
     except (ValueError, KeyError, TypeError) as exc:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {exc}") from exc
@@ -157,6 +164,21 @@ def join(upscaled: Frame, side_data: SideData) -> Image.Image:
 def warn(message: str) -> None:
     """Issue a :class:`PictureWarning` at the caller's caller."""
     warnings.warn(message, PictureWarning, stacklevel=3)
+
+
+def _frame_of(image: Image.Image) -> Frame:
+    """Return the pixels of an RGB picture; of a :class:`FrameImage`, a view."""
+    lazy = image.frame if isinstance(image, FrameImage) else None
+    if lazy is not None:
+        return lazy
+    # Strip by strip, for Pillow's own way through `bytes` needs twice the memory, and new pages of
+    # that, which the system clears, take five times as long as the copy.
+    frame = np.empty((image.height, image.width, CHANNELS), np.uint8)
+    step = max(1, _STRIP_PX // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        frame[top:bottom] = pixel_rows(image, top, bottom)
+    return frame
 
 
 def _fill_holes(rgba: Image.Image) -> Frame:

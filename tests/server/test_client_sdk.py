@@ -187,6 +187,21 @@ def test_a_view_of_a_result_outlives_the_client(nearest_server: TritonServer) ->
     np.testing.assert_array_equal(corner, doubled(frame)[50:, 50:][::2])
 
 
+def test_pictures_keep_their_pixels_while_others_are_upscaled_and_without_the_client(
+    nearest_server: TritonServer,
+) -> None:
+    frames = [noise(100, 100, i) for i in range(30)]
+    with Upscaler(nearest_server.grpc_url, transport="shm") as upscaler:
+        pictures = list(upscaler.map(map(Image.fromarray, frames)))
+        arrays = [np.asarray(picture) for picture in pictures[:15]]
+        for frame in frames:
+            upscaler.upscale(255 - frame)
+
+    del pictures[:15]
+    for frame, upscaled in zip(frames, [*arrays, *pictures], strict=True):
+        np.testing.assert_array_equal(np.asarray(upscaled), doubled(frame))
+
+
 def test_one_upscaler_serves_many_threads(upscaler: Upscaler) -> None:
     def work(seed: int) -> bool:
         frame = noise(50 + seed % 5, 40, seed)

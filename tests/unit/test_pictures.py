@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 from rt4ksr_client import files
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.frames import Frame
-from rt4ksr_client.pictures import PictureWarning, join, split
+from rt4ksr_client.pictures import FrameImage, PictureWarning, join, split
 
 
 def doubled(frame: Frame) -> Frame:
@@ -193,3 +196,75 @@ def test_a_jpeg_has_full_colour_resolution_unless_its_source_had_half(
 
     found = JpegImagePlugin.get_sampling(Image.open(io.BytesIO(large)))
     assert ("4:4:4", "4:2:2", "4:2:0")[found] == sampling
+
+
+def frame_image() -> FrameImage:
+    return FrameImage(np.asarray(noise("RGB", (13, 11))).copy())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda image: image.copy(),
+        lambda image: image.convert("RGB"),
+        lambda image: image.crop((1, 2, 9, 8)),
+        lambda image: image.resize((5, 4)),
+        lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        lambda image: Image.merge("RGB", image.split()),
+        lambda image: Image.blend(image, image, 0.5),
+        lambda image: pickle.loads(pickle.dumps(image)),
+        lambda image: copy.copy(image),
+        lambda image: copy.deepcopy(image),
+        lambda image: Image.fromarray(np.asarray(image)),
+        lambda image: files.decode(io.BytesIO(files.encode(image, "BMP")), "bmp"),
+    ],
+)
+def test_an_upscaled_frame_is_a_picture_like_any_other(
+    use: Callable[[Image.Image], Image.Image],
+) -> None:
+    image = frame_image()
+    plain = Image.fromarray(np.asarray(image))
+
+    assert use(image).tobytes() == use(plain).tobytes()
+    assert image == plain
+    assert image.getpixel((3, 4)) == plain.getpixel((3, 4))
+
+
+def test_an_upscaled_frame_can_be_changed_without_changing_what_was_read_from_it() -> None:
+    image = frame_image()
+    before = np.asarray(image)
+    expected = before.copy()
+    assert np.shares_memory(before, np.asarray(image))
+    assert not before.flags.writeable
+
+    image.putpixel((0, 0), (1, 2, 3))
+    image.paste((4, 5, 6), (5, 5, 7, 7))
+    del image
+
+    np.testing.assert_array_equal(before, expected)
+
+
+def test_the_pixels_of_an_upscaled_frame_outlive_its_picture() -> None:
+    image = frame_image()
+    expected = np.asarray(image).copy()
+    read = np.asarray(image)
+
+    image.close()
+
+    with pytest.raises(ValueError, match="closed"):
+        image.getpixel((0, 0))
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (70_000, 3), (1001, 701)])
+def test_the_frame_of_a_picture_of_any_size_holds_its_pixels(size: tuple[int, int]) -> None:
+    image = noise("RGB", (1, 1)).resize(size)
+    image.putpixel((size[0] - 1, size[1] - 1), (1, 2, 3))
+
+    np.testing.assert_array_equal(split(image)[0], np.asarray(image))
+
+
+def test_a_frame_that_was_upscaled_is_upscaled_again_from_where_it_is() -> None:
+    frame = np.asarray(noise("RGB", (13, 11))).copy()
+
+    assert np.shares_memory(split(FrameImage(frame))[0], frame)
