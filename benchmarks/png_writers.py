@@ -27,10 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    photograph = Image.open(ROOT / "docs/pictures/nuthatch_1080p.jpg")
+    photograph: Image.Image = Image.open(ROOT / "docs/pictures/nuthatch_1080p.jpg")
+    photograph = photograph.resize(SIZE_PX, Image.Resampling.BICUBIC)
     pictures = {
-        "photograph": photograph.resize(SIZE_PX, Image.Resampling.BICUBIC),
-        "photograph, gray": photograph.convert("L").resize(SIZE_PX, Image.Resampling.BICUBIC),
+        "photograph": photograph,
+        "photograph, gray": photograph.convert("L"),
+        "photograph, gray as RGB": photograph.convert("L").convert("RGB"),
         "screenshot": screenshot(),
         "flat drawing": drawing(),
         "gradient": gradient(),

@@ -56,7 +56,7 @@ class SideData:
 class FrameImage(Image.Image):
     """A picture over a frame, which is copied into Pillow's memory when something needs it there.
 
-    Until then it is read where it is. The copy of a 4K frame takes as long as a third of its PNG.
+    Until then it is read where it is. The copy of a 4K frame takes a third as long as its PNG.
 
     Args:
         frame: uint8 ``(H, W, 3)``, RGB, which nobody changes from now on.

@@ -138,8 +138,8 @@ def upscale(
     again whose sources have changed.
 
     Uses the server at --url; without one, and with the server extra installed, it starts a server
-    for the call. PNG is written on all cores, in a tenth of the time that zlib takes at its level 1
-    for about the same size; a JPEG has a fifth of that size and takes less time still.
+    for the call. PNG is written on all cores, in about the size of zlib's level 1 and an eighth of
+    its time; a JPEG takes about as long and has a fifth of the size.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     words, output = split_output(words, output)
     sources = [_to_path(word) for word in words]

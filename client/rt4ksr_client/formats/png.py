@@ -35,7 +35,7 @@ _ISAL_LEVEL: Final = 2
 """Of 0 to 3: as fast as 1, and a tenth smaller where red, green and blue are equal."""
 
 _ZLIB_HEADER: Final = b"\x78\x01"
-_STRIP_BYTES: Final = 1 << 18
+_STRIP_BYTES: Final = 1 << 19
 """Fits in a core's cache; smaller strips make the file larger."""
 
 _MOST_THREADS: Final = 8
