@@ -56,6 +56,8 @@ bench: $(VENV)/.dev ## Measure this export and its serving against their peers
 	$(BIN)/python benchmarks/graph_forms.py
 	$(BIN)/python benchmarks/cpu_configs.py
 	$(BIN)/python benchmarks/client_stages.py
+	$(BIN)/python benchmarks/png_writers.py
+	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/client_transport.py
 	$(BIN)/python benchmarks/image_endpoint.py
 	$(BIN)/python benchmarks/server_memory.py

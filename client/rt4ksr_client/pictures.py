@@ -23,7 +23,16 @@ from rt4ksr_client.formats import metadata
 from rt4ksr_client.formats.color import refuse_hdr
 from rt4ksr_client.frames import Frame
 
-__all__ = ["FrameImage", "PictureWarning", "SideData", "join", "pixel_rows", "split", "warn"]
+__all__ = [
+    "FrameImage",
+    "PictureWarning",
+    "SideData",
+    "join",
+    "pixel_rows",
+    "pixels_of",
+    "split",
+    "warn",
+]
 
 Floats = NDArray[np.float32]
 
@@ -115,6 +124,21 @@ def pixel_rows(image: Image.Image, top: int, bottom: int) -> NDArray[np.uint8]:
     return np.asarray(image.crop((0, top, image.width, bottom)))
 
 
+def pixels_of(image: Image.Image) -> Frame:
+    """Return the pixels of a picture of mode ``RGB``; of a :class:`FrameImage`, a view."""
+    lazy = image.frame if isinstance(image, FrameImage) else None
+    if lazy is not None:
+        return lazy
+    # Strip by strip, for Pillow's own way through `bytes` needs twice the memory, and new pages of
+    # that, which the system clears, take five times as long as the copy.
+    frame = np.empty((image.height, image.width, CHANNELS), np.uint8)
+    step = max(1, _STRIP_PX // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        frame[top:bottom] = pixel_rows(image, top, bottom)
+    return frame
+
+
 def split(image: Image.Image) -> tuple[Frame, SideData]:
     """Split a picture into a frame for the network and the parts that bypass it.
 
@@ -138,7 +162,7 @@ def split(image: Image.Image) -> tuple[Frame, SideData]:
     try:
         if not eight_bit.has_transparency_data:
             rgb = eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB")
-            return _frame_of(rgb), SideData(None, gray, info)
+            return pixels_of(rgb), SideData(None, gray, info)
         rgba = eight_bit.convert("RGBA")
     except (ValueError, KeyError, TypeError) as exc:
         raise PictureError(f"a picture of mode {image.mode} cannot become RGB: {exc}") from exc
@@ -164,21 +188,6 @@ def join(upscaled: Frame, side_data: SideData) -> Image.Image:
 def warn(message: str) -> None:
     """Issue a :class:`PictureWarning` at the caller's caller."""
     warnings.warn(message, PictureWarning, stacklevel=3)
-
-
-def _frame_of(image: Image.Image) -> Frame:
-    """Return the pixels of an RGB picture; of a :class:`FrameImage`, a view."""
-    lazy = image.frame if isinstance(image, FrameImage) else None
-    if lazy is not None:
-        return lazy
-    # Strip by strip, for Pillow's own way through `bytes` needs twice the memory, and new pages of
-    # that, which the system clears, take five times as long as the copy.
-    frame = np.empty((image.height, image.width, CHANNELS), np.uint8)
-    step = max(1, _STRIP_PX // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        frame[top:bottom] = pixel_rows(image, top, bottom)
-    return frame
 
 
 def _fill_holes(rgba: Image.Image) -> Frame:

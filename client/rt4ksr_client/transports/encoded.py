@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from rt4ksr_client import files
 from rt4ksr_client.call import Call
@@ -25,6 +24,7 @@ from rt4ksr_client.contract import (
 )
 from rt4ksr_client.errors import PictureError, ServerError
 from rt4ksr_client.frames import Frame
+from rt4ksr_client.pictures import FrameImage, pixels_of
 from rt4ksr_client.transports.base import ForwardingTransport, Route, Transport
 from rt4ksr_client.transports.messages import (
     InferRequest,
@@ -90,7 +90,7 @@ class EncodedTransport(ForwardingTransport):
 
 def encode_frame(frame: Frame, format_: PictureFormat) -> bytes:
     """Return ``frame``, uint8 ``(H, W, 3)``, as a file."""
-    return files.encode(Image.fromarray(frame), format_.upper())
+    return files.encode(FrameImage(frame), format_.upper())
 
 
 def decode_frame(picture: bytes, format_: PictureFormat) -> Frame:
@@ -104,7 +104,7 @@ def decode_frame(picture: bytes, format_: PictureFormat) -> Frame:
         image = files.decode(io.BytesIO(picture), "the response", formats=(format_.upper(),))
     except PictureError as exc:
         raise ServerError(f"the server's response holds no picture: {exc}") from exc
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return pixels_of(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def pictures_tensor(pictures: Sequence[bytes]) -> Tensor:
