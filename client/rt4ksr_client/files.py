@@ -19,6 +19,7 @@ from rt4ksr_client.formats import metadata, png
 from rt4ksr_client.formats.color import ColorSpace, refuse_hdr
 from rt4ksr_client.formats.container import (
     ANIMATED,
+    LOSSY,
     PAGED,
     Contents,
     png_chunk,
@@ -351,6 +352,8 @@ def _add(contents: Contents, image: Image.Image, name: str) -> None:
         left_out.append("EXIF (malformed)")
     if left_out:
         info[metadata.LEFT_OUT] = left_out
+    if image.format == "WEBP":
+        info[LOSSY] = contents.is_lossy
     if contents.png_texts:
         info["png_texts"] = contents.png_texts
     if contents.png_color:

@@ -16,9 +16,11 @@ from rt4ksr_client.formats import xmp
 
 __all__ = [
     "ANIMATED",
+    "LOSSY",
     "PAGED",
     "PNG_SIGNATURE",
     "Contents",
+    "is_lossy_webp",
     "png_chunk",
     "png_chunks",
     "read_contents",
@@ -31,6 +33,9 @@ ANIMATED: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF", "FLI"})
 PAGED: Final = frozenset({"TIFF", "DCX"})
 """Formats with several pages."""
 
+
+LOSSY: Final = "lossy"
+"""Key of ``info``: whether a file that may be either was compressed with loss."""
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -77,6 +82,7 @@ class Contents:
         left_out: names of what no upscaled picture has.
         is_raw: a camera's raw file, of which Pillow reads the small preview.
         is_truncated: a file whose end is missing, where Pillow's decoder does not say so.
+        is_lossy: a WebP that was compressed with loss.
 
     """
 
@@ -89,6 +95,7 @@ class Contents:
     left_out: tuple[str, ...] = ()
     is_raw: bool = False
     is_truncated: bool = False
+    is_lossy: bool = False
 
 
 def read_contents(stream: IO[bytes], image: Image.Image) -> Contents:
@@ -238,14 +245,24 @@ def _has_samsung_video(stream: IO[bytes]) -> bool:
 
 
 def _read_webp(stream: IO[bytes], image: Image.Image) -> Contents:
+    kinds = set(_webp_chunks(stream))
+    left_out = ("Content Credentials (C2PA)",) if b"C2PA" in kinds else ()
+    return Contents(left_out=left_out, is_lossy=b"VP8 " in kinds)
+
+
+def is_lossy_webp(stream: IO[bytes]) -> bool:
+    """Return whether a file is a WebP with a picture, or a frame, compressed with loss."""
+    return stream.read(4) == b"RIFF" and b"VP8 " in _webp_chunks(stream)
+
+
+def _webp_chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the kind of each chunk, those within the frames of an animation included."""
     stream.seek(12)
-    left_out = []
     while len(head := stream.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
-        if kind == b"C2PA":
-            left_out.append("Content Credentials (C2PA)")
-        stream.seek(length + length % 2, os.SEEK_CUR)
-    return Contents(left_out=tuple(left_out))
+        yield kind
+        # A frame is 16 bytes and then chunks of its own.
+        stream.seek(16 if kind == b"ANMF" else length + length % 2, os.SEEK_CUR)
 
 
 def _read_tiff(stream: IO[bytes], image: Image.Image) -> Contents:
