@@ -30,6 +30,7 @@ from rt4ksr_client.connection import (
 )
 from rt4ksr_client.contract import DEFAULT_PICTURE_FORMAT, PictureFormat, Priority
 from rt4ksr_client.frames import Frame, SupportsArray, Yuv420
+from rt4ksr_client.model_choice import ModelChoice
 from rt4ksr_client.security import DEFAULT_SECURITY, Security
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ServerStatus
@@ -149,20 +150,27 @@ class AsyncUpscaler:
         """See :meth:`Upscaler.status`."""
         return await self._run(lambda c: self._upscaler.status(cancellation=c))
 
+    async def choose_model(self, image: Image.Image) -> ModelChoice:
+        """See :meth:`Upscaler.choose_model`."""
+        return await self._run(lambda c: self._upscaler.choose_model(image, cancellation=c))
+
     @overload
-    async def upscale(self, image: SupportsArray) -> Frame: ...
+    async def upscale(self, image: SupportsArray, *, model: str | None = None) -> Frame: ...
     @overload
-    async def upscale(self, image: Image.Image) -> Image.Image: ...
+    async def upscale(self, image: Image.Image, *, model: str | None = None) -> Image.Image: ...
     @overload
-    async def upscale(self, image: Yuv420) -> Yuv420: ...
+    async def upscale(self, image: Yuv420, *, model: str | None = None) -> Yuv420: ...
     @overload
-    async def upscale(self, image: VideoFrame) -> VideoFrame: ...
+    async def upscale(self, image: VideoFrame, *, model: str | None = None) -> VideoFrame: ...
     async def upscale(
-        self, image: SupportsArray | Image.Image | Yuv420 | VideoFrame
+        self,
+        image: SupportsArray | Image.Image | Yuv420 | VideoFrame,
+        *,
+        model: str | None = None,
     ) -> Frame | Image.Image | Yuv420 | VideoFrame:
         """See :meth:`Upscaler.upscale`."""
         upscaled: Frame | Image.Image | Yuv420 | VideoFrame = await self._run(
-            lambda cancellation: self._upscaler.upscale(image, cancellation=cancellation)
+            lambda c: self._upscaler.upscale(image, model=model, cancellation=c)
         )
         return upscaled
 

@@ -154,6 +154,9 @@ class Parameter:
     SIZE_MULTIPLE: Final = "size_multiple"
     HALO: Final = "halo_px"
     """Even margin of input pixels around a tile that makes tiling exact."""
+    MAX_JPEG_QUALITY: Final = "max_jpeg_quality"
+    MAX_JPEG_QUALITY_444: Final = "max_jpeg_quality_444"
+    """See :class:`ModelSpec`; without them, clients choose the model by name or by default only."""
     MAX_INPUT_PX: Final = "max_input_px"
     MAX_SIDE: Final = "max_side_px"
     """Longest side of a frame, halos included; without it, any side is accepted."""
@@ -186,6 +189,11 @@ class ModelSpec:
     this size, and a TensorRT engine is optimized for it. Any other size is served too. ``content``
     is what its weights are best at. Its tensors hold ``colours`` in ``bits`` each; ``weights`` are
     the shipped ones, if not those of its name.
+
+    A client that chooses by picture takes the model for pictures that were compressed as JPEG, at
+    ``max_jpeg_quality`` or lower (libjpeg's scale) with subsampled chroma, at
+    ``max_jpeg_quality_444`` or lower with chroma at full resolution. Of several, it takes the one
+    with the lowest limit; 0 is never.
     """
 
     name: str
@@ -196,6 +204,8 @@ class ModelSpec:
     colours: Colours = "rgb"
     bits: Literal[8, 16] = 8
     weights: str = ""
+    max_jpeg_quality: int = 0
+    max_jpeg_quality_444: int = 0
 
     @property
     def datatype(self) -> str:
@@ -213,6 +223,10 @@ class ModelSpec:
             raise ValueError(f"{self.name}: scale must be at least 1, got {self.scale}")
         if self.input_width_px % SIZE_MULTIPLE_PX or self.input_height_px % SIZE_MULTIPLE_PX:
             raise ValueError(f"{self.name}: the input size must be even")
+        if not 0 <= self.max_jpeg_quality_444 <= self.max_jpeg_quality <= 100:
+            raise ValueError(
+                f"{self.name}: the JPEG qualities must be within 0..100, 4:4:4's lower"
+            )
 
 
 def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
@@ -222,8 +236,10 @@ def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
 MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
-    ModelSpec("rt4ksr_x2_jpeg", 2, input_width_px=1920, input_height_px=1080, content="jpeg"),
-    ModelSpec("rt4ksr_x3_jpeg", 3, input_width_px=1280, input_height_px=720, content="jpeg"),
+    ModelSpec(
+        "rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=97, max_jpeg_quality_444=75
+    ),
+    ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=92, max_jpeg_quality_444=80),
     ModelSpec("rt4ksr_x2_video", 2, 1920, 1080, content="video", colours="yuv420"),
     ModelSpec("rt4ksr_x3_video", 3, 1280, 720, content="video", colours="yuv420"),
     ModelSpec(

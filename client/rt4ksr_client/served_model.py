@@ -30,7 +30,8 @@ class ServedModel:
     ``size_multiple``: height and width of a frame must be multiples of it. ``halo_px``: input
     pixels around an output pixel that it depends on. ``max_batch_size``: frames in one request.
     ``max_side_px``: longest side of a frame; None if the model accepts any. ``colours`` and
-    ``bits``: those of the values in its tensors.
+    ``bits``: those of the values in its tensors. ``max_jpeg_quality`` and
+    ``max_jpeg_quality_444``: see :class:`~rt4ksr_client.contract.ModelSpec`.
 
     Raises:
         ValueError: a scale or a multiple below 1, a negative halo, or no room between two halos.
@@ -47,6 +48,8 @@ class ServedModel:
     max_side_px: int | None = None
     colours: Colours = "rgb"
     bits: int = 8
+    max_jpeg_quality: float = 0
+    max_jpeg_quality_444: float = 0
 
     @property
     def inputs(self) -> tuple[FrameTensor, ...]:
@@ -146,6 +149,8 @@ class ServedModel:
                 max_side_px=None if max_side_px is None else int(max_side_px),
                 colours=colours,
                 bits=16 if datatypes == {"TYPE_UINT16"} else 8,
+                max_jpeg_quality=float(values.get(Parameter.MAX_JPEG_QUALITY, 0)),
+                max_jpeg_quality_444=float(values.get(Parameter.MAX_JPEG_QUALITY_444, 0)),
             )
         except (KeyError, ValueError) as exc:
             raise ServerError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -26,11 +27,14 @@ from rt4ksr_client.connection import (
 from rt4ksr_client.contract import (
     DEFAULT_MODELS,
     DEFAULT_PICTURE_FORMAT,
+    MODELS,
     Colours,
     PictureFormat,
     Priority,
+    image_endpoint,
 )
 from rt4ksr_client.errors import (
+    DeadlineExceededError,
     InvalidRequestError,
     ModelNotReadyError,
     PictureError,
@@ -38,6 +42,7 @@ from rt4ksr_client.errors import (
     ServerUnreachableError,
     WrongScaleError,
 )
+from rt4ksr_client.formats.compression import compression_of
 from rt4ksr_client.frames import (
     Frame,
     Planes,
@@ -49,6 +54,7 @@ from rt4ksr_client.frames import (
     planes_of,
     to_batch,
 )
+from rt4ksr_client.model_choice import AUTO, ModelChoice, model_for
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.security import DEFAULT_SECURITY, Security, UnencryptedWarning
 from rt4ksr_client.served_model import ServedModel
@@ -81,6 +87,9 @@ class Upscaler:
     May be shared between threads. Close it, or use ``with``. A process that is forked with it opens
     connections and shared memory of its own; pickled, it carries its settings only.
 
+    Of Pillow pictures, each goes to the model for how it was compressed, unless one is asked for by
+    name; see :meth:`choose_model`. Arrays, whose files are not known, go to the default model.
+
     Requests that no server worked on (unreachable, overloaded) are retried within the deadline, on
     another server if there are several. Pictures of more than ``max_request_px`` pixels are sent
     in tiles, with the same result. A ``cancellation`` ends a call from another thread; the call
@@ -91,8 +100,9 @@ class Upscaler:
         url: ``host:port`` of the server's gRPC port, ``http://host:port`` of its HTTP port,
             ``grpcs://host`` and ``https://host/prefix`` with TLS, ``dns:///name:port`` for all
             servers behind a name, or several separated by commas.
-        scale: 2 or 3; selects this project's model for that scale.
-        model: a model's name instead; given both, the model must have that scale.
+        scale: 2 or 3; selects this project's models for that scale.
+        model: a model's name, for all pictures; given both, the model must have that scale.
+            ``auto``, as None: by picture.
         transport: see :class:`~rt4ksr_client.Connection`, as for all that follow.
         wire: ``raw``, ``encoded`` or ``auto``.
         wire_format: ``jpeg``, ``webp`` or ``png``.
@@ -130,11 +140,13 @@ class Upscaler:
         )
         for text in self._connection.unencrypted():
             warnings.warn(text, UnencryptedWarning, stacklevel=2)
+        self._is_auto = model in (None, AUTO)
         self._model_name = _model_for(DEFAULT_SCALE if scale is None else scale, model)
         self._expected_scale = scale
         self._retries = Retries()
         self._transport = open_transport(self._connection)
-        self._served: ServedModel | None = None
+        self._served: dict[str, ServedModel] = {}
+        self._offered: list[ServedModel] | None = None
         self._said_raw = False
 
     @classmethod
@@ -151,7 +163,8 @@ class Upscaler:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the copy opens its own connections."""
-        settings: Any = {"scale": self._expected_scale, "model": self._model_name}
+        model = AUTO if self._is_auto else self._model_name
+        settings: Any = {"scale": self._expected_scale, "model": model}
         return partial(type(self).from_connection, self._connection, **settings), ()
 
     def __enter__(self) -> Self:
@@ -180,7 +193,7 @@ class Upscaler:
         return self.fetch_served_model()
 
     def fetch_served_model(self, *, cancellation: Cancellation | None = None) -> ServedModel:
-        """Return the model as the server describes it.
+        """Return the model as the server describes it; the default one if the choice is by picture.
 
         Asked at the first call, and again after the server was away or an answer did not fit.
 
@@ -189,14 +202,13 @@ class Upscaler:
             ServerError: no answer, or not one of this project's models.
 
         """
-        served = self._served
+        return self._fetch(self._model_name, cancellation)
+
+    def _fetch(self, name: str, cancellation: Cancellation | None) -> ServedModel:
+        served = self._served.get(name)
         if served is None:
             call = Call(self._connection.timeout_s, cancellation)
-            served = self._retries.run(
-                lambda: self._transport.served_model(self._model_name, call),
-                call,
-                self._model_name,
-            )
+            served = self._retries.run(lambda: self._transport.served_model(name, call), call, name)
             if self._expected_scale not in (None, served.scale):
                 raise WrongScaleError(
                     f"model {served.name!r} upscales x{served.scale}, not x{self._expected_scale}"
@@ -208,8 +220,58 @@ class Upscaler:
                     f"model {served.name!r} takes 4:2:0 planes, which travel raw: the wire "
                     "'encoded' is for RGB pictures"
                 )
-            self._served = served
+            self._served[name] = served
         return served
+
+    def _forget(self, name: str) -> None:
+        """Ask again about a model, and about which ones there are."""
+        self._served.pop(name, None)
+        self._offered = None
+
+    def choose_model(
+        self, image: Image.Image, *, cancellation: Cancellation | None = None
+    ) -> ModelChoice:
+        """Return the model that :meth:`upscale` takes for a picture, and why.
+
+        It is chosen by the quantization tables that ``image`` has if it was opened from a JPEG, and
+        by the traces that compression leaves in pixels, of those models of the server that say
+        which qualities they are for. Takes 10 to 20 ms.
+
+        Raises:
+            ServerError: no answer.
+
+        """
+        default = self.fetch_served_model(cancellation=cancellation)
+        if not self._is_auto:
+            return ModelChoice(default)
+        compression = compression_of(image)
+        if compression.quality is None:
+            return ModelChoice(default, compression)
+        if self._offered is None:
+            self._offered = self._fetch_offered(cancellation)
+        choice = ModelChoice(model_for(compression, default, self._offered), compression)
+        logger.info("model %s", choice)
+        return choice
+
+    def _fetch_offered(self, cancellation: Cancellation | None) -> list[ServedModel]:
+        """Return the models that the server has for compressed pictures."""
+        call = Call(self._connection.timeout_s, cancellation)
+        try:
+            names = self._transport.model_names(call)
+        except (ServerUnreachableError, DeadlineExceededError):
+            raise
+        except ServerError:  # a server may keep its statistics private
+            names = {name for name in MODELS if self._transport.model_ready(name, call)}
+        if self._connection.wire == "encoded":
+            names = {name for name in names if image_endpoint(name) in names}
+        offered = []
+        for name in sorted(names):
+            with suppress(ServerError):  # an endpoint, or not of this project
+                served = self._transport.served_model(name, call)
+                if served.max_jpeg_quality:
+                    offered.append(served)
+                    self._served[name] = served
+        return offered
 
     @property
     def transport_name(self) -> str:
@@ -258,22 +320,37 @@ class Upscaler:
 
     @overload
     def upscale(
-        self, image: SupportsArray, *, cancellation: Cancellation | None = None
+        self,
+        image: SupportsArray,
+        *,
+        model: str | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Frame: ...
     @overload
     def upscale(
-        self, image: Image.Image, *, cancellation: Cancellation | None = None
+        self,
+        image: Image.Image,
+        *,
+        model: str | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Image.Image: ...
     @overload
-    def upscale(self, image: Yuv420, *, cancellation: Cancellation | None = None) -> Yuv420: ...
+    def upscale(
+        self, image: Yuv420, *, model: str | None = None, cancellation: Cancellation | None = None
+    ) -> Yuv420: ...
     @overload
     def upscale(
-        self, image: VideoFrame, *, cancellation: Cancellation | None = None
+        self,
+        image: VideoFrame,
+        *,
+        model: str | None = None,
+        cancellation: Cancellation | None = None,
     ) -> VideoFrame: ...
     def upscale(
         self,
         image: SupportsArray | Image.Image | Yuv420 | VideoFrame,
         *,
+        model: str | None = None,
         cancellation: Cancellation | None = None,
     ) -> Frame | Image.Image | Yuv420 | VideoFrame:
         """Return ``image`` s times as large.
@@ -283,6 +360,7 @@ class Upscaler:
                 as a ``torch.Tensor`` on the CPU; or a Pillow picture of any 8-bit mode, whose alpha
                 and gray are kept. For a model of 4:2:0 video, :class:`Yuv420`, of 8 bits or 16 as
                 the model; or an ``av.VideoFrame`` of any format, which becomes 4:2:0 of its depth.
+            model: name of the model for this picture, e.g. the choice for another one.
             cancellation: ends the call from another thread.
 
         Returns:
@@ -297,14 +375,17 @@ class Upscaler:
         """
         if isinstance(image, Image.Image):
             pixels, side_data = pictures.split(image)
-            return pictures.join(self._upscale_frame(pixels, cancellation), side_data)
+            if model is None:
+                model = self.choose_model(image, cancellation=cancellation).model.name
+            return pictures.join(self._upscale_frame(pixels, model, cancellation), side_data)
+        model = self._model_name if model is None else model
         if is_video_frame(image):
             from rt4ksr_client.video import planes
 
-            upscaled = self._upscale_frame(planes.from_video_frame(image), cancellation)
+            upscaled = self._upscale_frame(planes.from_video_frame(image), model, cancellation)
             return planes.upscaled_like(upscaled, image)
         frame = image if isinstance(image, Yuv420) else as_frame(image)
-        upscaled_frame: Frame | Yuv420 = self._upscale_frame(frame, cancellation)
+        upscaled_frame: Frame | Yuv420 = self._upscale_frame(frame, model, cancellation)
         return upscaled_frame
 
     def map(
@@ -336,9 +417,11 @@ class Upscaler:
 
         return in_order(work, images, in_flight, within=cancellation)
 
-    def _upscale_frame(self, frame: Frame | Yuv420, cancellation: Cancellation | None) -> Any:
+    def _upscale_frame(
+        self, frame: Frame | Yuv420, model: str, cancellation: Cancellation | None
+    ) -> Any:
         """Upscale ``frame``, once more if the server has got another model by the same name."""
-        served = self.fetch_served_model(cancellation=cancellation)
+        served = self._fetch(model, cancellation)
         for _ in range(MAX_MODEL_CHANGES):
             misfit: ServerError | PictureError | None = None
             try:
@@ -346,10 +429,11 @@ class Upscaler:
             except (ServerError, PictureError) as exc:
                 if type(exc) not in (ServerError, InvalidRequestError, PictureError):
                     raise
-                misfit, self._served = exc, None
-            if self._served is not None:
+                misfit = exc
+                self._forget(model)
+            if model in self._served:
                 return upscaled
-            asked_again = self.fetch_served_model(cancellation=cancellation)
+            asked_again = self._fetch(model, cancellation)
             if asked_again == served:
                 if misfit is not None:
                     raise misfit
@@ -372,7 +456,7 @@ class Upscaler:
                 try:
                     return self._transport.upscale(served, batch, call)
                 except (ServerUnreachableError, ModelNotReadyError):
-                    self._served = None
+                    self._forget(served.name)
                     raise
 
             return self._retries.run(attempt, call, served.name)
@@ -396,7 +480,7 @@ def is_video_frame(image: object) -> TypeGuard[VideoFrame]:
 
 
 def _model_for(scale: int, model: str | None) -> str:
-    if model is not None:
+    if model is not None and model != AUTO:
         return model
     if scale not in DEFAULT_MODELS:
         known = ", ".join(str(s) for s in sorted(DEFAULT_MODELS))

@@ -99,6 +99,8 @@ def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2
         Parameter.MAX_INPUT_PX: contract.MAX_INPUT_PX,
         Parameter.WEIGHTS_SHA256: hashlib.sha256(spec.name.encode()).hexdigest(),
         Parameter.PROJECT_VERSION: __version__,
+        Parameter.MAX_JPEG_QUALITY: spec.max_jpeg_quality,
+        Parameter.MAX_JPEG_QUALITY_444: spec.max_jpeg_quality_444,
     }
     config = model_config_pb2.ModelConfig(
         name=spec.name, backend="onnxruntime", max_batch_size=max_batch_size

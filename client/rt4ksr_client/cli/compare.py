@@ -14,7 +14,6 @@ from rt4ksr_client.cli.console import printable, show_picture_warnings
 from rt4ksr_client.cli.options import overwrite_option, scale_option, server_options
 from rt4ksr_client.cli.server import ServerChoice
 from rt4ksr_client.cli.targets import check_target
-from rt4ksr_client.contract import DEFAULT_MODELS
 from rt4ksr_client.files import atomic_write, encode, on_white, open_picture, write_errors
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 
@@ -97,7 +96,7 @@ def compare(
     show_picture_warnings()
     check_target(output, source, overwrite=overwrite)
     image = open_picture(source)
-    with server.models([DEFAULT_MODELS[scale or DEFAULT_SCALE].name], scale) as models:
+    with server.picture_models([scale or DEFAULT_SCALE], scale) as models:
         page = compare_page(image, models.first.upscale(image), printable(source.name))
     with write_errors(str(output)), atomic_write(output, replace=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -13,7 +13,7 @@ from PIL import Image
 from rt4ksr_client.cli.before_after import before_after
 from rt4ksr_client.cli.options import SCALES, overwrite_option
 from rt4ksr_client.cli.targets import check_target, default_target
-from rt4ksr_client.contract import DEFAULT_MODELS
+from rt4ksr_client.contract import MODELS
 from rt4ksr_client.files import open_picture, save_picture
 from rt4ksr_client.upscaler import Upscaler
 from rt4ksr_server import TritonServer, default_repository
@@ -93,23 +93,28 @@ class StageTimes:
 def _upscale_on_own_server(
     image: Image.Image, scale: int, model_repository: Path, times: StageTimes
 ) -> Image.Image:
-    server = TritonServer(model_repository, models=[DEFAULT_MODELS[scale].name])
+    wanted = [s.name for s in MODELS.values() if s.scale == scale and s.colours == "rgb"]
+    found = [name for name in wanted if (model_repository / name).is_dir()]
+    server = TritonServer(model_repository, models=found or wanted)
     with times.stage("start tritonserver, load and warm up"):
         server.start()
     try:
         with Upscaler(server.grpc_url, scale=scale, transport="grpc") as upscaler:
-            warm_up_ms = _network_ms(upscaler)
+            with times.stage("choose a model"):
+                choice = upscaler.choose_model(image)
+            click.echo(f"  {choice}", err=True)
+            warm_up_ms = _network_ms(upscaler, choice.model.name)
             with times.stage("upscale over gRPC"):
-                upscaled = upscaler.upscale(image)
-            times.add("  of which in the network", _network_ms(upscaler) - warm_up_ms)
+                upscaled = upscaler.upscale(image, model=choice.model.name)
+            network_ms = _network_ms(upscaler, choice.model.name) - warm_up_ms
+            times.add("  of which in the network", network_ms)
         return upscaled
     finally:
         with times.stage("stop tritonserver"):
             server.stop()
 
 
-def _network_ms(upscaler: Upscaler) -> float:
+def _network_ms(upscaler: Upscaler, name: str) -> float:
     """Return the time spent in the network so far, warm-up included, by the server's statistics."""
-    name = upscaler.served_model.name
     statistics = next(m.statistics for m in upscaler.status().models if m.name == name)
     return statistics.infer_ms * statistics.answered if statistics else 0.0

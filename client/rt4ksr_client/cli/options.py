@@ -27,6 +27,7 @@ from rt4ksr_client.contract import (
     Priority,
 )
 from rt4ksr_client.errors import Rt4ksrError
+from rt4ksr_client.model_choice import AUTO
 from rt4ksr_client.security import Security
 from rt4ksr_client.upscaler import DEFAULT_SCALE
 
@@ -77,7 +78,8 @@ def server_options(function: Decorated) -> Decorated:
             )
         except ValueError as exc:
             raise Rt4ksrError(str(exc)) from exc
-        return function(server=ServerChoice(connection, model, start), **rest)
+        named = None if model == AUTO else model
+        return function(server=ServerChoice(connection, named, start), **rest)
 
     options = (
         click.option(
@@ -94,7 +96,12 @@ def server_options(function: Decorated) -> Decorated:
             help="Start a server for this call. Needs the server extra.",
         ),
         click.option(
-            "--model", metavar="NAME", help="Use the model NAME instead of the default for --scale."
+            "--model",
+            metavar="NAME",
+            default=AUTO,
+            show_default=True,
+            help="Use the model NAME. auto chooses by --scale and, for each picture, by how it was "
+            "compressed, among the models that the server has.",
         ),
         click.option(
             "--transport",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Final
@@ -21,6 +22,7 @@ from rt4ksr_client.cli.output_size import Box, plan_size
 from rt4ksr_client.cli.server import Models
 from rt4ksr_client.errors import PictureError
 from rt4ksr_client.formats import metadata
+from rt4ksr_client.formats.compression import Compression
 from rt4ksr_client.formats.sequences import FrameSequence, Shot, write_sequence
 from rt4ksr_client.pictures import join, split, warn
 from rt4ksr_client.upscaler import Upscaler
@@ -64,7 +66,10 @@ class Settings:
 
 @dataclass
 class Result:
-    """What was done, in pixels and in milliseconds by stage; ``models``: one for each pass."""
+    """What was done, in pixels and in milliseconds by stage.
+
+    ``models``: one for each pass. ``compression``: what the first of them was chosen by, if it was.
+    """
 
     source: str
     target: str
@@ -72,6 +77,7 @@ class Result:
     after_px: tuple[int, int] = (0, 0)
     frames: int = 0
     models: tuple[str, ...] = ()
+    compression: Compression | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -111,15 +117,29 @@ def upscale_file(
         sequence = FrameSequence(image, str(source), format_name)
         originals = iter(sequence)
 
+        @cache
+        def choose(upscaler: Upscaler) -> str:
+            """Return the model for the file, whose frames do not know how it was compressed."""
+            with result.timed("choose"):
+                choice = upscaler.choose_model(image, cancellation=cancellation)
+            result.compression = choice.compression
+            return choice.model.name
+
         def upscaled() -> Iterator[Shot]:
             while True:
                 with result.timed("decode"):
                     shot = next(originals, None)
                 if shot is None:
                     return
-                with result.timed("upscale"):
+                with result.timed("upscale", without_others=True):
                     picture = _upscale(
-                        shot.picture, upscalers, settings.box, format_name, result, cancellation
+                        shot.picture,
+                        upscalers,
+                        choose,
+                        settings.box,
+                        format_name,
+                        result,
+                        cancellation,
                     )
                 result.after_px = picture.size
                 if settings.strip_metadata:
@@ -156,6 +176,7 @@ def _decode(source: Path, max_px: int | None) -> Image.Image:
 def _upscale(
     image: Image.Image,
     upscalers: Mapping[int, Upscaler],
+    choose: Callable[[Upscaler], str],
     box: Box | None,
     format_name: str,
     result: Result,
@@ -165,12 +186,14 @@ def _upscale(
     files.check_size(format_name, plan.width_px, plan.height_px)
     passes = [upscalers[scale] for scale in plan.passes]
     result.before_px = image.size
-    result.models = tuple(upscaler.served_model.name for upscaler in passes)
+    names = [choose(upscaler) for upscaler in passes[:1]]
+    names += [upscaler.served_model.name for upscaler in passes[1:]]  # of what is upscaled already
+    result.models = tuple(names)
     if not passes:
         warn(f"{image.width}x{image.height} is that large already: only resampled")
         image = join(*split(image))
-    for upscaler in passes:
-        image = upscaler.upscale(image, cancellation=cancellation)
+    for upscaler, name in zip(passes, names, strict=True):
+        image = upscaler.upscale(image, model=name, cancellation=cancellation)
     size = (plan.width_px, plan.height_px)
     if image.size == size:
         return image

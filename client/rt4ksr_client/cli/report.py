@@ -40,7 +40,10 @@ class Report:
             click.echo(f"{printable(result.target)}: {sizes}")
         if self.verbose:
             stages = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.stages_ms.items())
-            click.echo(f"  {', '.join(result.models) or 'no model'}: {stages}", err=True)
+            models = ", ".join(result.models) or "no model"
+            if result.compression is not None:
+                models += f" for {result.compression}"
+            click.echo(f"  {models}: {stages}", err=True)
 
     def add_plan(self, plan: Plan) -> None:
         """Count what needs no work, and pictures that cannot be upscaled: :meth:`finish` says why.

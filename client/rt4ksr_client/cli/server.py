@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from rt4ksr_client.connection import Connection
-from rt4ksr_client.contract import DEFAULT_MODELS, Colours, image_endpoint
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, Colours, image_endpoint
 from rt4ksr_client.errors import (
     MissingExtraError,
     ModelNotReadyError,
@@ -22,6 +22,7 @@ from rt4ksr_client.errors import (
     ServerStartError,
     ServerUnreachableError,
 )
+from rt4ksr_client.model_choice import AUTO
 from rt4ksr_client.security import DEFAULT_SECURITY
 from rt4ksr_client.upscaler import DEFAULT_SCALE, Upscaler
 
@@ -44,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ServerChoice:
-    """The server that the options of a command ask for; ``model`` is a model asked for by name."""
+    """The server that the options of a command ask for.
+
+    ``model`` is a model asked for by name; None leaves the choice to the command.
+    """
 
     connection: Connection
     model: str | None = None
@@ -96,6 +100,27 @@ class ServerChoice:
                 ]
 
             yield Models(connect, colours)
+
+    @contextmanager
+    def picture_models(self, scales: Sequence[int], scale: int | None) -> Iterator[Models]:
+        """Yield upscalers that choose a model by picture, one for each of ``scales``.
+
+        Or the one for ``--model``. Otherwise as :meth:`models`.
+        """
+        if self.model:
+            with self.models([], scale) as models:
+                yield models
+            return
+        names = [s.name for s in MODELS.values() if s.scale in scales and s.colours == "rgb"]
+        with ExitStack() as stack:
+
+            def connect() -> list[Upscaler]:
+                connection = stack.enter_context(self.running(names))
+                return [
+                    stack.enter_context(_open_upscaler(connection, one, AUTO)) for one in scales
+                ]
+
+            yield Models(connect, "rgb")
 
     @contextmanager
     def observer(self) -> Iterator[Upscaler]:

@@ -15,7 +15,8 @@ from tritonclient.grpc import model_config_pb2
 from rt4ksr_client.cli.console import print_json
 from rt4ksr_client.cli.options import server_options
 from rt4ksr_client.cli.server import ServerChoice
-from rt4ksr_client.contract import Parameter
+from rt4ksr_client.contract import DEFAULT_MODELS, Parameter
+from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.status import ModelStatus
 
 __all__ = ["status"]
@@ -41,9 +42,11 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status --url http://gpu-host:8000 --json
 
     "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
-    video. "as shipped" means that a model's weights have the SHA-256 of the ones in this package.
-    Times are means in milliseconds per request. Without a server at the default address, and with
-    the server extra installed, the command starts one for the call.
+    video. "for" says which pictures clients choose a model for: with "JPEG 97, 4:4:4 75", those of
+    quality 97 or less, or 75 or less where chroma has full resolution. "as shipped" means that a
+    model's weights have the SHA-256 of the ones in this package. Times are means in milliseconds
+    per request. Without a server at the default address, and with the server extra installed, the
+    command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     with server.observer() as upscaler:
         found = upscaler.status()
@@ -55,7 +58,7 @@ def status(as_json: bool, server: ServerChoice) -> None:
     click.echo(f"transport  {route.transport}: {route.transport_reason}")
     click.echo(f"wire       {route.wire}: {route.wire_reason}")
     table = Table(box=SIMPLE)
-    for name in ("model", "version", "scale", "frames", "weights", "backend", "state"):
+    for name in ("model", "version", "scale", "frames", "for", "weights", "backend", "state"):
         table.add_column(name)
     for name in ("answered", "failed", "queue ms", "network ms"):
         table.add_column(name, justify="right")
@@ -83,10 +86,11 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
     state = "ready" if model.ready else f"not ready {model.reason}".strip()
     if model.served is not None:
         scale, sha256 = f"x{model.served.scale}", model.served.weights_sha256
-        frames = model.served.frame_format
+        frames, chosen_for = model.served.frame_format, chosen_pictures(model.served)
         weights = "as shipped" if sha256 == shipped_sha256 else f"other: {sha256[:8]}"
     else:
         scale, frames, weights = SCALE_COLUMN[model.kind] if model.ready else "", "", ""
+        chosen_for = ""
     counts = ("", "", "", "")
     if model.statistics is not None:
         done = model.statistics
@@ -96,4 +100,12 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
             f"{done.queue_ms:.1f}",
             f"{done.infer_ms:.1f}",
         )
-    return model.name, model.version, scale, frames, weights, model.backend, state, *counts
+    about = (scale, frames, chosen_for, weights)
+    return model.name, model.version, *about, model.backend, state, *counts
+
+
+def chosen_pictures(served: ServedModel) -> str:
+    """Return the pictures that clients choose a model for, which depends on nothing but it."""
+    if served.max_jpeg_quality:
+        return f"JPEG {served.max_jpeg_quality:g}, 4:4:4 {served.max_jpeg_quality_444:g}"
+    return "default" if served.name in {spec.name for spec in DEFAULT_MODELS.values()} else ""

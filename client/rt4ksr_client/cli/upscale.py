@@ -130,12 +130,17 @@ def upscale(
       rt4ksr upscale *.jpg -o large/                    writes large/, one file for each
       rt4ksr upscale album/ --format jpeg               writes album_x2/; run it again to continue
       rt4ksr upscale old.png --to 4k                    any size to 3840x2160: old_4k.png
-      rt4ksr upscale chat.jpg --model rt4ksr_x2_jpeg    for photos with visible JPEG artefacts
+      rt4ksr upscale chat.jpg -v                        prints the model it chose, and why
+      rt4ksr upscale in.png --model rt4ksr_x2_jpeg      this model for every picture
       cat in.png | rt4ksr upscale - -o - > out.png
 
     A file that exists is only replaced with --overwrite. A folder of results has a list of them,
     .rt4ksr.jsonl: running the command again skips those that are up to date, and writes those
     again whose sources have changed.
+
+    Each picture goes to the model for how it was compressed. A JPEG file says that itself, and the
+    pixels show it: a JPEG that was stored as PNG, or saved again at a higher quality, goes to a
+    model for compressed pictures, too.
 
     Uses the server at --url; without one, and with the server extra installed, it starts a server
     for the call. PNG is written on all cores, in about the size of zlib's level 1 and an eighth of
@@ -159,7 +164,7 @@ def upscale(
         or (target not in (None, STREAM) and is_folder(target))
     )
     report = Report(as_json, quiet=_is_stdout(target), verbose=verbosity(context) > 0)
-    with server.models([DEFAULT_MODELS[s].name for s in scales], scale) as models:
+    with server.picture_models(scales, scale) as models:
         label = ""
         if target is None:
             label = box.name if box else f"x{scale or models.first.served_model.scale}"

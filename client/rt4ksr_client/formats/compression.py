@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -154,7 +154,8 @@ def _libjpeg_tables() -> Ints:
     """Return the luminance tables of qualities 1 to 100, ``(100, 64)``."""
     quality = np.arange(1, 101)[:, np.newaxis]
     percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((_LUMINANCE_TABLE * percent + 50) // 100, 1, 255)
+    tables: Ints = np.clip((_LUMINANCE_TABLE * percent + 50) // 100, 1, 255)
+    return tables
 
 
 def _nearest_quality(log_mean: float) -> float:
@@ -209,7 +210,8 @@ def _dct() -> Floats:
     n = np.arange(_BLOCK_PX)
     waves = np.cos((2 * n + 1) * n[:, np.newaxis] * np.pi / (2 * _BLOCK_PX)) / 2
     waves[0] /= math.sqrt(2)
-    return waves.astype(np.float32)
+    matrix: Floats = waves.astype(np.float32)
+    return matrix
 
 
 class _Found(NamedTuple):
@@ -242,8 +244,8 @@ def _grids(image: Image.Image) -> list[tuple[tuple[int, int], bool]]:
     across = sliding_window_view(tiles, _BLOCK_PX, axis=2)[:, :, : _TILE_PX - _BLOCK_PX] @ waves
     both = sliding_window_view(across, _BLOCK_PX, axis=1)[:, : _TILE_PX - _BLOCK_PX] @ waves
     by_grid = both.reshape(len(tiles), 8, 8, 8, 8, 9)[..., [3 * x + y for x, y in _SEARCHED]]
-    rows = np.ascontiguousarray(by_grid.transpose(2, 4, 5, 0, 1, 3)).reshape(64 * len(_SEARCHED), -1)
-    regularity, significance = _coarse().measure(rows)
+    rows = np.ascontiguousarray(by_grid.transpose(2, 4, 5, 0, 1, 3))
+    regularity, significance = _coarse().measure(rows.reshape(64 * len(_SEARCHED), -1))
     significance[regularity < _LEAST_REGULARITY] = 0
     scores = significance.max(axis=1).reshape(8, 8, -1).sum(axis=2)
     down, across_px = divmod(int(scores.argmax()), _BLOCK_PX)
@@ -313,9 +315,7 @@ def _steps_of(blocks: Floats) -> Ints:
     return np.where(nearby.any(axis=1), all_steps[best], 0)
 
 
-def _quality_of_steps(
-    steps: Ints, own: Sequence[int] | None, *, is_distinct: bool
-) -> float | None:
+def _quality_of_steps(steps: Ints, own: Sequence[int] | None, *, is_distinct: bool) -> float | None:
     """Return the quality that steps on a grid stand for; None if they may be chance.
 
     Args:

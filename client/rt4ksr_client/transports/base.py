@@ -90,6 +90,10 @@ class Transport(abc.ABC):
     def model_statistics(self, call: Call, *, model: str = "") -> list[dict[str, Any]]:
         """Return the statistics of one model, or of all."""
 
+    def model_names(self, call: Call) -> set[str]:
+        """Return the names of the models that are loaded, on each of several servers."""
+        return {str(model["name"]) for model in self.model_statistics(call)}
+
     @abc.abstractmethod
     def model_ready(self, model: str, call: Call) -> bool:
         """Return whether the server has the model, loaded."""
@@ -190,6 +194,11 @@ class ForwardingTransport(Transport):
         """See :class:`Transport`."""
         with self.target(call) as transport:
             return transport.model_statistics(call, model=model)
+
+    def model_names(self, call: Call) -> set[str]:
+        """See :class:`Transport`."""
+        with self.target(call) as transport:
+            return transport.model_names(call)
 
     def model_ready(self, model: str, call: Call) -> bool:
         """See :class:`Transport`."""

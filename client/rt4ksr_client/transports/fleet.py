@@ -101,6 +101,16 @@ class FleetTransport(ForwardingTransport, ProcessBound):
                 member.transport.negotiate(call.probe(share_s))
         return self.route
 
+    def model_names(self, call: Call) -> set[str]:
+        """See :class:`~rt4ksr_client.transports.base.Transport`; skips servers that are down."""
+        found: set[str] | None = None
+        for number, member in enumerate(self._members):
+            share_s = call.required_s(self.address) / (len(self._members) - number)
+            with contextlib.suppress(ServerUnreachableError, DeadlineExceededError):
+                names = member.transport.model_names(call.probe(share_s))
+                found = names if found is None else found & names
+        return found or set()
+
     def close(self) -> None:
         """Close every transport."""
         self._closing.cancel()
