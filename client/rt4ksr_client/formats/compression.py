@@ -52,12 +52,15 @@ _LUMINANCE_TABLE: Final = np.array(
 ).ravel()
 """Of the JPEG standard, Annex K; libjpeg multiplies it for every quality."""
 
+_STRONG: Final = 50
+"""A file of this quality or less hides what came before, and no choice would depend on it."""
+
 _BLOCK_PX: Final = 8
 _TILE_PX: Final = 72
 """A tile holds 64 blocks on each of the 64 possible grids."""
-_TILES_ACROSS: Final = 8
-_TILES_SEARCHED: Final = 12
-_MOST_BLOCKS: Final = 6000
+_TILES_ACROSS: Final = 6
+_TILES_SEARCHED: Final = 8
+_MOST_BLOCKS: Final = 3000
 _SEARCHED: Final = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1))
 """Frequencies, across and down, by which the grid is found."""
 
@@ -104,7 +107,7 @@ def compression_of(image: Image.Image) -> Compression:
 
     """
     known = _of_file(image)
-    if known.quality is not None and not _tables(image):
+    if known.quality is not None and (not _tables(image) or known.quality <= _STRONG):
         return known
     found = _of_pixels(image)
     if found is None:
@@ -184,8 +187,8 @@ class _Regularity:
         positions = np.abs(coefficients)
         positions *= self._bins_per_unit
         positions += np.float32(0.5)
-        bins = np.minimum(positions, self._bins - 1, out=positions).astype(np.int32)
-        bins += np.arange(rows, dtype=np.int32)[:, np.newaxis] * self._bins
+        bins = np.minimum(positions, self._bins - 1, out=positions).astype(np.intp)
+        bins += np.arange(rows)[:, np.newaxis] * self._bins
         histograms = np.bincount(bins.ravel(), minlength=rows * self._bins)
         sums = histograms.reshape(rows, self._bins).astype(np.float32) @ self._projection
         counts, waves = np.split(sums, 2, axis=1)
@@ -290,7 +293,7 @@ def _plane(image: Image.Image, box: tuple[int, int, int, int], channel: int) -> 
 
 
 def _blocks(image: Image.Image, grid: tuple[int, int], channel: int) -> Floats:
-    """Return at most about 6000 blocks of luma or chroma on a grid, in rows over the picture."""
+    """Return at most about 3000 blocks of luma or chroma on a grid, in rows over the picture."""
     top, left = grid
     rows, columns = (image.height - top) // _BLOCK_PX, (image.width - left) // _BLOCK_PX
     right = left + columns * _BLOCK_PX
