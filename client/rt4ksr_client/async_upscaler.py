@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -149,6 +149,15 @@ class AsyncUpscaler:
     async def status(self) -> ServerStatus:
         """See :meth:`Upscaler.status`."""
         return await self._run(lambda c: self._upscaler.status(cancellation=c))
+
+    @property
+    def is_auto(self) -> bool:
+        """See :attr:`Upscaler.is_auto`."""
+        return self._upscaler.is_auto
+
+    async def fetch_choices(self) -> Sequence[ServedModel]:
+        """See :meth:`Upscaler.fetch_choices`."""
+        return await self._run(lambda c: self._upscaler.fetch_choices(cancellation=c))
 
     async def choose_model(self, image: Image.Image) -> ModelChoice:
         """See :meth:`Upscaler.choose_model`."""

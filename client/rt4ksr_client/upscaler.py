@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Generator, Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,14 +26,11 @@ from rt4ksr_client.connection import (
 from rt4ksr_client.contract import (
     DEFAULT_MODELS,
     DEFAULT_PICTURE_FORMAT,
-    MODELS,
     Colours,
     PictureFormat,
     Priority,
-    image_endpoint,
 )
 from rt4ksr_client.errors import (
-    DeadlineExceededError,
     InvalidRequestError,
     ModelNotReadyError,
     PictureError,
@@ -54,7 +50,7 @@ from rt4ksr_client.frames import (
     planes_of,
     to_batch,
 )
-from rt4ksr_client.model_choice import AUTO, ModelChoice, model_for
+from rt4ksr_client.model_choice import AUTO, ModelChoice, model_for, offered_models
 from rt4ksr_client.retry import Retries
 from rt4ksr_client.security import DEFAULT_SECURITY, Security, UnencryptedWarning
 from rt4ksr_client.served_model import ServedModel
@@ -140,13 +136,14 @@ class Upscaler:
         )
         for text in self._connection.unencrypted():
             warnings.warn(text, UnencryptedWarning, stacklevel=2)
-        self._is_auto = model in (None, AUTO)
+        self.is_auto: Final = model in (None, AUTO)
+        """Whether the choice of a model is by picture."""
         self._model_name = _model_for(DEFAULT_SCALE if scale is None else scale, model)
         self._expected_scale = scale
         self._retries = Retries()
         self._transport = open_transport(self._connection)
         self._served: dict[str, ServedModel] = {}
-        self._offered: list[ServedModel] | None = None
+        self._choices: list[ServedModel] | None = None
         self._said_raw = False
 
     @classmethod
@@ -163,7 +160,7 @@ class Upscaler:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the copy opens its own connections."""
-        model = AUTO if self._is_auto else self._model_name
+        model = AUTO if self.is_auto else self._model_name
         settings: Any = {"scale": self._expected_scale, "model": model}
         return partial(type(self).from_connection, self._connection, **settings), ()
 
@@ -226,7 +223,7 @@ class Upscaler:
     def _forget(self, name: str) -> None:
         """Ask again about a model, and about which ones there are."""
         self._served.pop(name, None)
-        self._offered = None
+        self._choices = None
 
     def choose_model(
         self, image: Image.Image, *, cancellation: Cancellation | None = None
@@ -242,36 +239,36 @@ class Upscaler:
 
         """
         default = self.fetch_served_model(cancellation=cancellation)
-        if not self._is_auto:
+        if not self.is_auto:
             return ModelChoice(default)
         compression = compression_of(image)
         if compression.quality is None:
             return ModelChoice(default, compression)
-        if self._offered is None:
-            self._offered = self._fetch_offered(cancellation)
-        choice = ModelChoice(model_for(compression, default, self._offered), compression)
+        models = self.fetch_choices(cancellation=cancellation)
+        choice = ModelChoice(model_for(compression, default, models), compression)
         logger.info("model %s", choice)
         return choice
 
-    def _fetch_offered(self, cancellation: Cancellation | None) -> list[ServedModel]:
-        """Return the models that the server has for compressed pictures."""
-        call = Call(self._connection.timeout_s, cancellation)
-        try:
-            names = self._transport.model_names(call)
-        except (ServerUnreachableError, DeadlineExceededError):
-            raise
-        except ServerError:  # a server may keep its statistics private
-            names = {name for name in MODELS if self._transport.model_ready(name, call)}
-        if self._connection.wire == "encoded":
-            names = {name for name in names if image_endpoint(name) in names}
-        offered = []
-        for name in sorted(names):
-            with suppress(ServerError):  # an endpoint, or not of this project
-                served = self._transport.served_model(name, call)
-                if served.max_jpeg_quality:
-                    offered.append(served)
-                    self._served[name] = served
-        return offered
+    def fetch_choices(self, *, cancellation: Cancellation | None = None) -> Sequence[ServedModel]:
+        """Return the models that :meth:`choose_model` chooses from, the default one first.
+
+        Asked once, as :meth:`fetch_served_model`. Those that the server lacks are skipped.
+
+        Raises:
+            ServerError: no answer.
+
+        """
+        default = self.fetch_served_model(cancellation=cancellation)
+        if not self.is_auto:
+            return [default]
+        if self._choices is None:
+            kind = (default.scale, default.colours, default.bits)
+            call = Call(self._connection.timeout_s, cancellation)
+            is_encoded = self._connection.wire == "encoded"
+            offered = offered_models(self._transport, call, with_endpoint=is_encoded)
+            fitting = [m for m in offered if (m.scale, m.colours, m.bits) == kind]
+            self._choices = [default, *(m for m in fitting if m.name != default.name)]
+        return self._choices
 
     @property
     def transport_name(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,14 +23,17 @@ from rt4ksr_export.colours import (
     samples_to_codes,
     unpack,
 )
-from rt4ksr_export.degradations import Pixels, compress, downscale
+from rt4ksr_export.conditions import DEFAULT, Condition
+from rt4ksr_export.degradations import Pixels, downscale
 from rt4ksr_export.fusion import fuse
 from rt4ksr_export.network import RT4KSR, upscale_samples
 from rt4ksr_export.scores import luma, psnr_db, ssim
 
 __all__ = [
-    "QUALITIES",
+    "AUTO_METHOD",
+    "Chooser",
     "Method",
+    "Regret",
     "Scored",
     "Scores",
     "Summary",
@@ -38,7 +41,7 @@ __all__ = [
     "evaluate",
     "in_torch",
     "pairs",
-    "plot_gains",
+    "regrets",
     "summary_table",
     "with_gains",
 ]
@@ -46,8 +49,10 @@ __all__ = [
 Method = Callable[[Pixels], Pixels]
 """Upscales uint8 ``(H, W, 3)``, H and W even."""
 
-QUALITIES: Final = (90, 75)
-"""Qualities of JPEG (Pillow's, 4:2:0) that a small picture is scored at, besides as it is."""
+Chooser = Callable[[Image.Image], str]
+"""Returns the name of the method for a small picture, as it was opened."""
+
+AUTO_METHOD: Final = "auto"
 
 
 class Scored(Protocol):
@@ -75,7 +80,10 @@ Score = TypeVar("Score", bound=Scored)
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one method on one picture in one condition. Higher is better; PSNR in dB."""
+    """Scores of one method on one picture in one condition. Higher is better; PSNR in dB.
+
+    ``chosen`` is the method that was chosen, for what chooses one.
+    """
 
     picture: str
     condition: str
@@ -84,6 +92,7 @@ class Scores:
     psnr_y_db: float
     ssim_rgb: float
     ssim_y: float
+    chosen: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields by name."""
@@ -149,41 +158,47 @@ def in_torch(network: RT4KSR) -> Method:
 
 
 def pairs(
-    large: Pixels, scale: int, qualities: Sequence[int] = QUALITIES
-) -> Iterator[tuple[str, Pixels, Pixels]]:
-    """Yield condition, small and large picture; the large one is cropped to fit the scale."""
+    large: Pixels, scale: int, conditions: Sequence[Condition] = DEFAULT
+) -> Iterator[tuple[str, Image.Image, Pixels]]:
+    """Yield condition, small and large picture; the large one is cropped to fit the scale.
+
+    The small one is as its file was opened.
+    """
     step = 2 * scale
     height, width = (side // step * step for side in large.shape[:2])
     large = large[:height, :width]
     small = downscale(Image.fromarray(large), scale)
-    yield "clean", np.asarray(small), large
-    for quality in qualities:
-        yield f"JPEG {quality}", np.asarray(compress(small, "JPEG", quality)), large
+    for condition in conditions:
+        yield str(condition), condition(small), large
 
 
 def evaluate(
     pictures: Iterable[tuple[str, Pixels]],
     scale: int,
     methods: Mapping[str, Method],
-    qualities: Sequence[int] = QUALITIES,
+    conditions: Sequence[Condition] = DEFAULT,
+    choose: Chooser | None = None,
 ) -> Iterator[Scores]:
-    """Score every method on every picture, clean and as JPEG.
+    """Score every method on every picture in every condition.
 
     Args:
         pictures: name and uint8 ``(H, W, 3)`` of each, in full size.
         scale: 2 or 3; a border of twice as many pixels is not scored.
         methods: by name.
-        qualities: of the JPEGs, 1 to 100.
+        conditions: what happens to the small pictures.
+        choose: returns which of ``methods`` :data:`AUTO_METHOD` is, for each small picture.
 
     """
     border = 2 * scale
     for name, picture in pictures:
-        for condition, small, large in pairs(picture, scale, qualities):
+        for condition, small, large in pairs(picture, scale, conditions):
             large_y = luma(large)
+            pixels = np.asarray(small.convert("RGB"))
+            found = {}
             for method, upscale in methods.items():
-                upscaled = upscale(small)
+                upscaled = upscale(pixels)
                 upscaled_y = luma(upscaled)
-                yield Scores(
+                found[method] = Scores(
                     picture=name,
                     condition=condition,
                     method=method,
@@ -192,6 +207,10 @@ def evaluate(
                     ssim_rgb=ssim(large, upscaled, border),
                     ssim_y=ssim(large_y, upscaled_y, border),
                 )
+                yield found[method]
+            if choose is not None:
+                chosen = choose(small)
+                yield replace(found[chosen], method=AUTO_METHOD, chosen=chosen)
 
 
 @dataclass(frozen=True)
@@ -245,25 +264,42 @@ def summary_table(scores: Sequence[Scores], baseline: str) -> list[Summary]:
     return rows
 
 
-def plot_gains(scores: Sequence[Scored], baseline: str, path: Path) -> None:
-    """Plot each picture's gain over ``baseline``, by condition, as a PNG at ``path``."""
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class Regret:
+    """What choosing cost in a condition: PSNR (RGB) in dB below the best of what there was.
 
-    reference = {(s.condition, s.picture): s.psnr_rgb_db for s in scores if s.method == baseline}
-    methods = [m for m in dict.fromkeys(s.method for s in scores) if m != baseline]
-    conditions = list(dict.fromkeys(s.condition for s in scores))
-    figure = Figure(figsize=(4 * len(conditions), 4), layout="constrained")
-    axes = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
-    for axis, condition in zip(axes, conditions, strict=True):
-        for method in methods:
-            gains = sorted(
-                s.psnr_rgb_db - reference[condition, s.picture]
-                for s in scores
-                if (s.condition, s.method) == (condition, method)
-            )
-            axis.plot(gains, "o-", label=method)
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(title=condition, xlabel="pictures, by gain")
-    axes[0].set_ylabel(f"PSNR (RGB) above {baseline}, dB")
-    axes[0].legend()
-    figure.savefig(path, format="png", dpi=100)
+    ``mean_db`` is the mean below that of the best single method, negative if choosing beats it;
+    ``worst_db`` is the most on one picture. ``chosen`` counts the choices.
+    """
+
+    condition: str
+    best_method: str
+    mean_db: float
+    worst_db: float
+    worst_picture: str
+    chosen: Mapping[str, int]
+
+
+def regrets(scores: Sequence[Scores], baseline: str) -> list[Regret]:
+    """Compare :data:`AUTO_METHOD` with what it chose from; empty if it was not scored."""
+    by_condition: dict[str, dict[str, dict[str, Scores]]] = {}
+    for score in scores:
+        methods = by_condition.setdefault(score.condition, {})
+        methods.setdefault(score.method, {})[score.picture] = score
+    rows = []
+    for condition, methods in by_condition.items():
+        auto = methods.pop(AUTO_METHOD, {})
+        if not auto:
+            continue
+        del methods[baseline]
+        means = {m: fmean(s.psnr_rgb_db for s in by.values()) for m, by in methods.items()}
+        best = max(means, key=means.__getitem__)
+        losses = {
+            picture: max(by[picture].psnr_rgb_db for by in methods.values()) - score.psnr_rgb_db
+            for picture, score in auto.items()
+        }
+        worst = max(losses, key=losses.__getitem__)
+        mean_db = means[best] - fmean(score.psnr_rgb_db for score in auto.values())
+        chosen = Counter(score.chosen for score in auto.values())
+        rows.append(Regret(condition, best, mean_db, losses[worst], worst, dict(chosen)))
+    return rows

@@ -39,7 +39,7 @@ def test_ssim_is_one_for_equal_pictures_and_less_for_others() -> None:
 def test_the_small_picture_fits_the_scale_and_is_worse_as_jpeg(photograph: Path) -> None:
     large = np.asarray(Image.open(photograph))[:127, 300:441]
 
-    made = {condition: (small, cropped) for condition, small, cropped in pairs(large, 3)}
+    made = {name: (np.asarray(small), cropped) for name, small, cropped in pairs(large, 3)}
 
     assert {cropped.shape for _, cropped in made.values()} == {(126, 138, 3)}
     assert {small.shape for small, _ in made.values()} == {(42, 46, 3)}
@@ -91,13 +91,3 @@ def test_the_shipped_weights_beat_bicubic_on_a_photograph_outside_their_training
         main(["evaluate", "--data", data, "--scale", str(scale), "--plot", plot])
     assert ended.value.code == 1
     assert "gains.png: the file exists: --overwrite" in capsys.readouterr().err
-
-
-def test_jpegs_of_any_quality_are_scored(photograph: Path) -> None:
-    large = np.asarray(Image.open(photograph))[:96, 300:396]
-
-    made = {name: small.astype(int) for name, small, _ in pairs(large, 2, (95, 40))}
-
-    assert list(made) == ["clean", "JPEG 95", "JPEG 40"]
-    errors = [float(np.abs(made[name] - made["clean"]).mean()) for name in made]
-    assert 0 == errors[0] < errors[1] < errors[2]
