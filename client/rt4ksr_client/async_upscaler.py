@@ -122,6 +122,14 @@ class AsyncUpscaler:
         """See :meth:`Upscaler.fetch_served_model`."""
         return await self._run(lambda c: self._upscaler.fetch_served_model(cancellation=c))
 
+    async def choose_model(self, image: Image.Image) -> ModelChoice:
+        """See :meth:`Upscaler.choose_model`."""
+        return await self._run(lambda c: self._upscaler.choose_model(image, cancellation=c))
+
+    async def fetch_choices(self) -> Sequence[ServedModel]:
+        """See :meth:`Upscaler.fetch_choices`."""
+        return await self._run(lambda c: self._upscaler.fetch_choices(cancellation=c))
+
     @property
     def transport_name(self) -> Awaitable[str]:
         """See :attr:`Upscaler.transport_name`; to be awaited."""
@@ -149,19 +157,6 @@ class AsyncUpscaler:
     async def status(self) -> ServerStatus:
         """See :meth:`Upscaler.status`."""
         return await self._run(lambda c: self._upscaler.status(cancellation=c))
-
-    @property
-    def is_auto(self) -> bool:
-        """See :attr:`Upscaler.is_auto`."""
-        return self._upscaler.is_auto
-
-    async def fetch_choices(self) -> Sequence[ServedModel]:
-        """See :meth:`Upscaler.fetch_choices`."""
-        return await self._run(lambda c: self._upscaler.fetch_choices(cancellation=c))
-
-    async def choose_model(self, image: Image.Image) -> ModelChoice:
-        """See :meth:`Upscaler.choose_model`."""
-        return await self._run(lambda c: self._upscaler.choose_model(image, cancellation=c))
 
     @overload
     async def upscale(self, image: SupportsArray, *, model: str | None = None) -> Frame: ...

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -136,8 +136,7 @@ class Upscaler:
         )
         for text in self._connection.unencrypted():
             warnings.warn(text, UnencryptedWarning, stacklevel=2)
-        self.is_auto: Final = model in (None, AUTO)
-        """Whether the choice of a model is by picture."""
+        self._is_auto = model in (None, AUTO)
         self._model_name = _model_for(DEFAULT_SCALE if scale is None else scale, model)
         self._expected_scale = scale
         self._retries = Retries()
@@ -160,7 +159,7 @@ class Upscaler:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: the copy opens its own connections."""
-        model = AUTO if self.is_auto else self._model_name
+        model = AUTO if self._is_auto else self._model_name
         settings: Any = {"scale": self._expected_scale, "model": model}
         return partial(type(self).from_connection, self._connection, **settings), ()
 
@@ -239,7 +238,7 @@ class Upscaler:
 
         """
         default = self.fetch_served_model(cancellation=cancellation)
-        if not self.is_auto:
+        if not self._is_auto:
             return ModelChoice(default)
         compression = compression_of(image)
         if compression.quality is None:
@@ -259,7 +258,7 @@ class Upscaler:
 
         """
         default = self.fetch_served_model(cancellation=cancellation)
-        if not self.is_auto:
+        if not self._is_auto:
             return [default]
         if self._choices is None:
             kind = (default.scale, default.colours, default.bits)

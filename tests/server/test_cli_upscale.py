@@ -196,7 +196,7 @@ def test_a_folder_skips_what_is_done(url: str, tmp_path: Path) -> None:
 
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert {Path(row["source"]).name for row in rows[:-1]} == {"a.png", "c.png"}
-    assert set(rows[0]["stages_ms"]) == {"decode", "upscale", "encode"}
+    assert set(rows[0]["stages_ms"]) == {"decode", "choose", "upscale", "encode"}
     assert rows[-1] == {
         "upscaled": 2,
         "done_before": 1,

@@ -89,6 +89,21 @@ def nearest_graph(spec: ModelSpec) -> onnx.ModelProto:
     return model
 
 
+def inverted_graph(spec: ModelSpec) -> onnx.ModelProto:
+    """As :func:`nearest_graph` for RGB, but with each value ``v`` as ``255 - v``."""
+    model = nearest_graph(spec)
+    model.opset_import[0].version = 18  # the first with BitwiseNot
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == contract.OUTPUT_NAME:
+                node.output[index] = "nearest"
+    model.graph.node.append(
+        onnx.helper.make_node("BitwiseNot", ["nearest"], [contract.OUTPUT_NAME])
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
 def nearest_config(spec: ModelSpec, max_batch_size: int = 8) -> model_config_pb2.ModelConfig:
     """A config for :func:`nearest_graph`, with the parameters a client reads."""
     values = {

@@ -42,9 +42,9 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status --url http://gpu-host:8000 --json
 
     "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
-    video. "for" says which pictures clients choose a model for: with "JPEG 97, 4:4:4 75", those of
-    quality 97 or less, or 75 or less where chroma has full resolution. "as shipped" means that a
-    model's weights have the SHA-256 of the ones in this package. Times are means in milliseconds
+    video. "for" says which pictures clients choose a model for: with "JPEG 97/75", those of quality
+    97 or less, or 75 or less where chroma has full resolution. "as shipped" means that a model's
+    weights have the SHA-256 of the ones in this package. Times are means in milliseconds
     per request. Without a server at the default address, and with the server extra installed, the
     command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
@@ -107,5 +107,5 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
 def chosen_pictures(served: ServedModel) -> str:
     """Return the pictures that clients choose a model for, which depends on nothing but it."""
     if served.max_jpeg_quality:
-        return f"JPEG {served.max_jpeg_quality:g}, 4:4:4 {served.max_jpeg_quality_444:g}"
+        return f"JPEG {served.max_jpeg_quality:g}/{served.max_jpeg_quality_444:g}"
     return "default" if served.name in {spec.name for spec in DEFAULT_MODELS.values()} else ""

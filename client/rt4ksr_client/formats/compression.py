@@ -31,6 +31,7 @@ from rt4ksr_client.formats.container import LOSSY, is_lossy_webp
 __all__ = ["UNCOMPRESSED", "Compression", "compression_of", "quality_of_table"]
 
 Floats = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ASSUMED_QUALITY: Final = 90.0
@@ -116,12 +117,19 @@ def compression_of(image: Image.Image) -> Compression:
 
 
 def quality_of_table(table: Sequence[int]) -> float:
-    """Return the quality on libjpeg's scale of a luminance table, of any encoder, in any order.
+    """Return the quality on libjpeg's scale of a luminance table of any encoder.
 
     Exact for libjpeg's own tables. Others, such as those of Photoshop, cameras and MozJPEG, count
-    as the table of the same geometric mean of all steps.
+    as the table with the same geometric mean of the steps above the antidiagonal. For those of
+    Photoshop and MozJPEG, on photographs, that is within 5 of the quality at which the mean square
+    error of luma is the same.
+
+    Args:
+        table: 64 steps, row by row, as Pillow has them.
+
     """
-    return _nearest_quality(np.log(np.asarray(table, dtype=np.float64).ravel()).mean())
+    sizes = _log_sizes(np.asarray(table).reshape(1, -1))
+    return float(np.interp(-sizes[0], -_log_sizes(_libjpeg_tables()), np.arange(1, 101)))
 
 
 def _of_file(image: Image.Image) -> Compression:
@@ -161,9 +169,13 @@ def _libjpeg_tables() -> Ints:
     return tables
 
 
-def _nearest_quality(log_mean: float) -> float:
-    means = np.log(_libjpeg_tables()).mean(axis=1)
-    return float(np.interp(-log_mean, -means, np.arange(1, 101)))
+def _log_sizes(tables: Ints) -> Floats64:
+    """Return what the steps of each table amount to; the highest frequencies hardly count."""
+    logarithms = np.log(tables)
+    frequency = np.add.outer(np.arange(_BLOCK_PX), np.arange(_BLOCK_PX)).ravel()
+    sizes: Floats64 = logarithms[:, frequency <= _BLOCK_PX].mean(axis=1)
+    sizes += 0.01 * logarithms.mean(axis=1)
+    return sizes
 
 
 class _Regularity:
@@ -227,16 +239,19 @@ def _of_pixels(image: Image.Image) -> _Found | None:
     """Return the strongest JPEG compression that the pixels show, stronger than the file's own."""
     if min(image.size) < _TILE_PX or image.mode.startswith(("I", "F")):
         return None
-    own = next(iter(_tables(image).values()), None)
+    own = _tables(image)
     best: _Found | None = None
     for grid, is_distinct in _grids(image):
+        luma_table, chroma_table = (
+            np.asarray(own.get(index, own[0])) if own and grid == (0, 0) else None
+            for index in range(2)
+        )
         steps = _steps_of(_blocks(image, grid, 0))
-        on_own_grid = own is not None and grid == (0, 0)
-        quality = _quality_of_steps(steps, own if on_own_grid else None, is_distinct=is_distinct)
+        quality = _quality_of_steps(_foreign(steps, luma_table), is_distinct=is_distinct)
         if quality is not None and (best is None or quality < best.quality):
-            chroma = _steps_of(np.concatenate([_blocks(image, grid, 1), _blocks(image, grid, 2)]))
-            full_chroma = bool(np.count_nonzero(chroma[1:]) >= _LEAST_STEPS)
-            best = _Found(quality, full_chroma, "by its pixels")
+            steps = _steps_of(np.concatenate([_blocks(image, grid, 1), _blocks(image, grid, 2)]))
+            full_chroma = np.count_nonzero(_foreign(steps, chroma_table)) >= _LEAST_STEPS
+            best = _Found(quality, bool(full_chroma), "by its pixels")
     return best
 
 
@@ -318,21 +333,26 @@ def _steps_of(blocks: Floats) -> Ints:
     return np.where(nearby.any(axis=1), all_steps[best], 0)
 
 
-def _quality_of_steps(steps: Ints, own: Sequence[int] | None, *, is_distinct: bool) -> float | None:
+def _foreign(steps: Ints, own: Ints | None) -> Ints:
+    """Return the steps that are not those of the file's own table: larger ones, if most are."""
+    steps = steps.copy()
+    steps[0] = 0  # that of the mean, which a few flat colours may imitate
+    if own is None:
+        return steps
+    larger = np.where(steps >= 1.25 * own, steps, 0)
+    is_most = np.count_nonzero(larger) >= np.count_nonzero(steps) / 2
+    return larger if is_most else np.zeros_like(steps)
+
+
+def _quality_of_steps(steps: Ints, *, is_distinct: bool) -> float | None:
     """Return the quality that steps on a grid stand for; None if they may be chance.
 
     Args:
         steps: by frequency, 0 for unknown ones.
-        own: the table of the file on this grid: only much larger steps are another compression's.
         is_distinct: whether no other grid shows steps, which is evidence without a known table.
 
     """
     known = steps > 0
-    known[0] = False  # that of the mean, which a few flat colours may imitate
-    if own is not None:
-        known &= steps >= 1.25 * np.asarray(own)
-        if np.count_nonzero(known) < np.count_nonzero(steps[1:]) / 2:
-            return None
     count = np.count_nonzero(known)
     if count < _LEAST_STEPS:
         return None

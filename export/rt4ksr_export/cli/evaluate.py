@@ -278,7 +278,7 @@ def _score_photographs(
         _require_rgb(upscaler.served_model.name, upscaler.served_model.colours)
         for served in upscaler.fetch_choices():
             methods[_name(served)] = partial(upscaler.upscale, model=served.name)
-        if upscaler.is_auto:
+        if choose is None and click.get_current_context().params["model"] == AUTO:
             choose = partial(_choose_served, upscaler)
     for given, network in networks.items():
         _require_rgb(given, network.architecture.colours)
