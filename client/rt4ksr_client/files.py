@@ -19,8 +19,8 @@ from rt4ksr_client.formats import metadata, png
 from rt4ksr_client.formats.color import ColorSpace, refuse_hdr
 from rt4ksr_client.formats.container import (
     ANIMATED,
-    LOSSY,
     PAGED,
+    WEBP_QUANTIZER,
     Contents,
     png_chunk,
     read_contents,
@@ -353,7 +353,7 @@ def _add(contents: Contents, image: Image.Image, name: str) -> None:
     if left_out:
         info[metadata.LEFT_OUT] = left_out
     if image.format == "WEBP":
-        info[LOSSY] = contents.is_lossy
+        info[WEBP_QUANTIZER] = contents.webp_quantizer
     if contents.png_texts:
         info["png_texts"] = contents.png_texts
     if contents.png_color:

@@ -290,7 +290,7 @@ def test_a_lossy_animation_gets_one_model(
     server: TritonServer, small: Image.Image, tmp_path: Path
 ) -> None:
     source, target = tmp_path / "in.webp", tmp_path / "out.png"
-    small.save(source, save_all=True, append_images=[small.rotate(180)], quality=70, duration=90)
+    small.save(source, save_all=True, append_images=[small.rotate(180)], quality=85, duration=90)
 
     assert run(server, source, "-o", target).exit_code == 0
     with Image.open(source) as before, Image.open(target) as after:

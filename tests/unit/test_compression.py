@@ -258,6 +258,25 @@ def test_a_lossy_webp_differs_from_a_lossless_one(
         assert [one.full_chroma for one in found] == [not expected] * 3
 
 
+@pytest.mark.parametrize("quality", [95, 90, 80, 60, 40, 20])
+@pytest.mark.parametrize("method", [0, 4, 6])
+def test_a_lossy_webp_says_its_quality(clean: Image.Image, quality: int, method: int) -> None:
+    found = compression_of(decoded(saved(clean, "WEBP", quality=quality, method=method)))
+
+    assert found.quality == pytest.approx(quality, abs=7)
+    assert not found.full_chroma
+    assert found.evidence == "by its WebP quantizer"
+
+
+def test_a_webp_with_alpha_says_its_quality(clean: Image.Image) -> None:
+    clean = clean.copy()
+    clean.putalpha(Image.linear_gradient("L").resize(clean.size))
+
+    found = compression_of(decoded(saved(clean, "WEBP", quality=60)))
+
+    assert found.quality == pytest.approx(60, abs=7)
+
+
 def test_an_avif_counts_as_compressed(clean: Image.Image) -> None:
     found = compression_of(decoded(saved(clean, "AVIF", quality=60)))
 

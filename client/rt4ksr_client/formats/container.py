@@ -13,18 +13,19 @@ from isal import isal_zlib
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from rt4ksr_client.formats import xmp
+from rt4ksr_client.formats.vp8 import base_quantizer
 
 __all__ = [
     "ANIMATED",
-    "LOSSY",
     "PAGED",
     "PNG_SIGNATURE",
+    "WEBP_QUANTIZER",
     "Contents",
-    "is_lossy_webp",
     "png_chunk",
     "png_chunks",
     "read_contents",
     "unreadable_kind",
+    "webp_quantizer",
 ]
 
 ANIMATED: Final = frozenset({"GIF", "WEBP", "PNG", "AVIF", "FLI"})
@@ -34,8 +35,8 @@ PAGED: Final = frozenset({"TIFF", "DCX"})
 """Formats with several pages."""
 
 
-LOSSY: Final = "lossy"
-"""Key of ``info``: whether a file that may be either was compressed with loss."""
+WEBP_QUANTIZER: Final = "webp_quantizer"
+"""Key of ``info``: :func:`webp_quantizer` of the file."""
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -66,6 +67,7 @@ _PHOTOSHOP_LAYERS: Final = 37724
 _SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 330, 50706
 _PHOTOSHOP_PATHS: Final = range(2000, 2998)
 _SAMSUNG_MOTION_PHOTO: Final = 0x0A30
+_VP8_HEADER_BYTES: Final = 200
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Contents:
         left_out: names of what no upscaled picture has.
         is_raw: a camera's raw file, of which Pillow reads the small preview.
         is_truncated: a file whose end is missing, where Pillow's decoder does not say so.
-        is_lossy: a WebP that was compressed with loss.
+        webp_quantizer: see :func:`webp_quantizer`.
 
     """
 
@@ -95,7 +97,7 @@ class Contents:
     left_out: tuple[str, ...] = ()
     is_raw: bool = False
     is_truncated: bool = False
-    is_lossy: bool = False
+    webp_quantizer: int | None = None
 
 
 def read_contents(stream: IO[bytes], image: Image.Image) -> Contents:
@@ -245,24 +247,33 @@ def _has_samsung_video(stream: IO[bytes]) -> bool:
 
 
 def _read_webp(stream: IO[bytes], image: Image.Image) -> Contents:
-    kinds = set(_webp_chunks(stream))
-    left_out = ("Content Credentials (C2PA)",) if b"C2PA" in kinds else ()
-    return Contents(left_out=left_out, is_lossy=b"VP8 " in kinds)
+    chunks = dict(_webp_chunks(stream))
+    left_out = ("Content Credentials (C2PA)",) if b"C2PA" in chunks else ()
+    return Contents(left_out=left_out, webp_quantizer=_vp8_quantizer(chunks))
 
 
-def is_lossy_webp(stream: IO[bytes]) -> bool:
-    """Return whether a file is a WebP with a picture, or a frame, compressed with loss."""
-    return stream.read(4) == b"RIFF" and b"VP8 " in _webp_chunks(stream)
+def webp_quantizer(stream: IO[bytes]) -> int | None:
+    """Return the quantizer of a WebP, or of a frame of it; None if it is lossless, or no WebP.
+
+    See :func:`rt4ksr_client.formats.vp8.base_quantizer`.
+    """
+    return _vp8_quantizer(dict(_webp_chunks(stream))) if stream.read(4) == b"RIFF" else None
 
 
-def _webp_chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the kind of each chunk, those within the frames of an animation included."""
+def _vp8_quantizer(chunks: Mapping[bytes, bytes]) -> int | None:
+    return base_quantizer(chunks[b"VP8 "]) if b"VP8 " in chunks else None
+
+
+def _webp_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and beginning of each chunk, those within the frames of an animation included."""
     stream.seek(12)
     while len(head := stream.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
-        yield kind
         # A frame is 16 bytes and then chunks of its own.
-        stream.seek(16 if kind == b"ANMF" else length + length % 2, os.SEEK_CUR)
+        length = 16 if kind == b"ANMF" else length + length % 2
+        start = stream.read(min(length, _VP8_HEADER_BYTES))
+        yield kind, start
+        stream.seek(length - len(start), os.SEEK_CUR)
 
 
 def _read_tiff(stream: IO[bytes], image: Image.Image) -> Contents:
