@@ -21,6 +21,7 @@ encoded pictures. Request ``picture``: BYTES, shape ``(N, 1)``, each a whole fil
 ``(N, 1)``. The request parameters of :class:`PictureParameter` say how the answer is encoded. In
 between are the stages :data:`DECODE_STAGE` and :data:`ENCODE_STAGE`. What bypasses the network
 (alpha, metadata) goes from one to the other as :data:`SIDECAR_NAME`, one for each picture.
+:func:`auto_endpoint` names the endpoint that sends each picture to that of the model for it.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ __all__ = [
     "PictureFormat",
     "PictureParameter",
     "Priority",
+    "auto_endpoint",
     "image_endpoint",
     "models_for",
 ]
@@ -156,7 +158,11 @@ class Parameter:
     """Even margin of input pixels around a tile that makes tiling exact."""
     MAX_JPEG_QUALITY: Final = "max_jpeg_quality"
     MAX_JPEG_QUALITY_444: Final = "max_jpeg_quality_444"
-    """See :class:`ModelSpec`; without them, clients choose the model by name or by default only."""
+    """See :class:`ModelSpec`; without them, clients choose the model by name or by default only.
+
+    In the configuration of an endpoint that chooses, followed by ``:`` and a model's name."""
+    CHOICES: Final = "choices"
+    """Of an endpoint that chooses: the names of its models, the default one first."""
     MAX_INPUT_PX: Final = "max_input_px"
     MAX_SIDE: Final = "max_side_px"
     """Longest side of a frame, halos included; without it, any side is accepted."""
@@ -255,6 +261,11 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
 def image_endpoint(model: str) -> str:
     """Return the name of the ensemble that runs ``model`` on encoded pictures."""
     return f"{model}_image"
+
+
+def auto_endpoint(scale: int) -> str:
+    """Return the name of the image endpoint that chooses a model of that scale by picture."""
+    return image_endpoint(f"{DEFAULT_MODELS[scale].name}_auto")
 
 
 def models_for(content: Content, bits: int = 8) -> Mapping[int, ModelSpec]:

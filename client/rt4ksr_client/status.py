@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rt4ksr_client.call import Call
-from rt4ksr_client.contract import Parameter
+from rt4ksr_client.contract import PICTURE_NAME, UPSCALED_PICTURE_NAME, Parameter
 from rt4ksr_client.errors import DeadlineExceededError, ServerError
 from rt4ksr_client.served_model import ServedModel
 from rt4ksr_client.transports import Transport
@@ -122,7 +122,8 @@ def _model_status(
         kind = "network"
     except ServerError:
         if Parameter.PROJECT_VERSION in config.get("parameters", {}):
-            kind = "endpoint" if config.get("ensemble_scheduling") else "stage"
+            tensors = [t.get("name") for t in (*config.get("input", ()), *config.get("output", ()))]
+            kind = "endpoint" if tensors == [PICTURE_NAME, UPSCALED_PICTURE_NAME] else "stage"
     counts = statistics.get((name, version))
     return ModelStatus(
         name=name,

@@ -24,6 +24,7 @@ from rt4ksr_client.contract import (
     MAX_INPUT_PX,
     MAX_PICTURE_BYTES,
     MAX_SIDE_PX,
+    MODELS,
     OUTPUT_NAME,
     OUTPUTS,
     PICTURE_FORMATS,
@@ -34,6 +35,7 @@ from rt4ksr_client.contract import (
     FrameTensor,
     ModelSpec,
     Parameter,
+    auto_endpoint,
     image_endpoint,
 )
 from rt4ksr_client.files import FORMATS
@@ -45,6 +47,7 @@ __all__ = [
     "GRAPHS",
     "PLANS",
     "VERSION",
+    "auto_configs",
     "config_text",
     "endpoint_config",
     "model_config",
@@ -91,10 +94,12 @@ MAX_QUEUE_SIZE: Final = 64
 QUEUE_TIMEOUT_US: Final = 30_000_000
 """A frame that waited this long is rejected: its client has given up by then."""
 
+AUTO_INSTANCES: Final = {CONFIG_NAME: 1, GPU_CONFIG_NAME: 4, TENSORRT_CONFIG_NAME: 4}
 DECODE_INSTANCES: Final = {CONFIG_NAME: 1, GPU_CONFIG_NAME: 4, TENSORRT_CONFIG_NAME: 4}
 ENCODE_INSTANCES: Final = {CONFIG_NAME: 2, GPU_CONFIG_NAME: 8, TENSORRT_CONFIG_NAME: 8}
 """By configuration. On a CPU the network uses all cores, and one picture is encoded while the next
-is upscaled. With a GPU the cores are free for the codecs, of which encoding 4K is the slower."""
+is upscaled. With a GPU the cores are free for the codecs, of which encoding 4K is the slower. An
+endpoint that chooses has as many pictures in work as instances."""
 
 
 def model_configs(spec: ModelSpec, parameters: Mapping[str, str]) -> dict[str, schema.ModelConfig]:
@@ -223,7 +228,7 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
 
 
 def _stage_config(name: str) -> schema.ModelConfig:
-    """Return what the configurations of both stages have in common."""
+    """Return what the configurations of all Python models have in common."""
     config = schema.ModelConfig(
         name=name,
         backend="python",
@@ -234,6 +239,30 @@ def _stage_config(name: str) -> schema.ModelConfig:
     )
     _set_parameters(config, {Parameter.PROJECT_VERSION: rt4ksr_client.__version__})
     return config
+
+
+def auto_configs(scale: int) -> dict[str, schema.ModelConfig]:
+    """Return the configurations of the endpoint that chooses a model by picture, by path."""
+    endpoint = _stage_config(auto_endpoint(scale))
+    endpoint.input.append(_pictures_tensor(schema.ModelInput, PICTURE_NAME))
+    endpoint.output.append(_pictures_tensor(schema.ModelOutput, UPSCALED_PICTURE_NAME))
+    specs = [s for s in MODELS.values() if s.scale == scale and s.colours == "rgb"]
+    specs.sort(key=lambda spec: spec.content != "any")
+    names = ",".join(spec.name for spec in specs)
+    _set_parameters(endpoint, {Parameter.SCALE: scale, Parameter.CHOICES: names})
+    for spec in specs:
+        if spec.max_jpeg_quality:
+            limits = {
+                f"{Parameter.MAX_JPEG_QUALITY}:{spec.name}": spec.max_jpeg_quality,
+                f"{Parameter.MAX_JPEG_QUALITY_444}:{spec.name}": spec.max_jpeg_quality_444,
+            }
+            _set_parameters(endpoint, limits)
+    configs = {}
+    for path, count in AUTO_INSTANCES.items():
+        configs[path] = schema.ModelConfig()
+        configs[path].CopyFrom(endpoint)
+        configs[path].instance_group[0].count = count
+    return configs
 
 
 def endpoint_config(model: str, parameters: Mapping[str, str]) -> schema.ModelConfig:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import rt4ksr_client
 from rt4ksr_client.contract import (
@@ -22,6 +23,7 @@ from rt4ksr_client.contract import (
     SIZE_MULTIPLE_PX,
     ModelSpec,
     Parameter,
+    auto_endpoint,
     image_endpoint,
 )
 from rt4ksr_client.errors import ExportError
@@ -31,6 +33,7 @@ from rt4ksr_export.config import (
     GRAPHS,
     PLANS,
     VERSION,
+    auto_configs,
     config_text,
     endpoint_config,
     model_configs,
@@ -45,6 +48,7 @@ from rt4ksr_export.verification import Agreement, HalfAgreement, verify, verify_
 __all__ = [
     "BuiltModel",
     "Export",
+    "auto_files",
     "build_model",
     "endpoint_files",
     "export_model",
@@ -138,6 +142,8 @@ def export_model(
     if spec.colours == "rgb":
         folders |= stage_files()
         folders[image_endpoint(spec.name)] = endpoint_files(spec.name, model.parameters)
+        if spec.content == "any":
+            folders[auto_endpoint(spec.scale)] = auto_files(spec.scale)
     if not overwrite:
         _check_kept(repository, folders)
     _log.info("%s: verifying", spec.name)
@@ -199,12 +205,20 @@ def stage_files() -> dict[str, dict[str, bytes]]:
     The stages are Python models whose code is :mod:`rt4ksr_server.stages`; the repository has their
     configurations and a program that imports it.
     """
-    folders = {}
-    for name, configs in stage_configs().items():
-        program = _STAGE_PROGRAM.format(stage=name.rpartition("_")[2]).encode()
-        texts = {path: config_text(config).encode() for path, config in configs.items()}
-        folders[name] = {f"{VERSION}/model.py": program, **texts}
-    return folders
+    return {
+        name: _python_model(name.rpartition("_")[2], configs)
+        for name, configs in stage_configs().items()
+    }
+
+
+def auto_files(scale: int) -> dict[str, bytes]:
+    """Return the folder of the image endpoint that chooses a model by picture."""
+    return _python_model("choose", auto_configs(scale))
+
+
+def _python_model(stage: str, configs: Mapping[str, ModelConfig]) -> dict[str, bytes]:
+    texts = {path: config_text(config).encode() for path, config in configs.items()}
+    return {f"{VERSION}/model.py": _STAGE_PROGRAM.format(stage=stage).encode(), **texts}
 
 
 def _check_kept(repository: Path, folders: Mapping[str, Files]) -> None:

@@ -18,7 +18,15 @@ from rt4ksr_client.errors import PictureError
 from rt4ksr_client.pictures import PictureWarning
 from rt4ksr_server.supervisor import DISPOSABLE_STUB
 
-__all__ = ["Stage", "bytes_tensor", "input_array", "request_parameters"]
+__all__ = ["ModelError", "Stage", "bytes_tensor", "input_array", "request_parameters"]
+
+
+class ModelError(Exception):
+    """Another model answered with ``error``, Triton's own, which is passed on."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.message())
+        self.error = error
 
 
 class Stage(abc.ABC):
@@ -40,6 +48,8 @@ class Stage(abc.ABC):
             sender = request.get_response_sender()
             try:
                 response = pb_utils.InferenceResponse(self.run(request))
+            except ModelError as exc:
+                response = pb_utils.InferenceResponse([], exc.error)
             except PictureError as exc:
                 error = pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
                 response = pb_utils.InferenceResponse([], error)
@@ -65,6 +75,7 @@ class Stage(abc.ABC):
 
         Raises:
             PictureError: the request is at fault.
+            ModelError: another model failed.
 
         """
 
