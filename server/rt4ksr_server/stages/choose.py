@@ -20,7 +20,13 @@ from rt4ksr_client.errors import PictureError
 from rt4ksr_client.formats.compression import compression_of
 from rt4ksr_client.model_choice import model_for
 from rt4ksr_server.stages.inspection import Limits, inspect
-from rt4ksr_server.stages.triton import Stage, bytes_tensor, input_array, request_parameters
+from rt4ksr_server.stages.triton import (
+    ModelError,
+    Stage,
+    bytes_tensor,
+    input_array,
+    request_parameters,
+)
 
 __all__ = ["TritonPythonModel"]
 
@@ -65,7 +71,7 @@ class TritonPythonModel(Stage):
         """Return the answer of the endpoint for a picture.
 
         Raises:
-            PictureError: the endpoint rejects it.
+            ModelError: the endpoint rejects it, or is overloaded.
 
         """
         try:
@@ -77,11 +83,11 @@ class TritonPythonModel(Stage):
             with image:
                 choice = model_for(compression_of(image), self._models[0], self._models)
         response = self._ask(choice, data, parameters)
-        if response.has_error() and "unknown model" in response.error().message():
-            self._models = [model for model in self._models if model.name != choice.name]
+        # The server may lack a model. The error's code is that of a full queue, too.
+        if response.has_error() and response.error().message().endswith("is not ready."):
             response = self._ask(self._models[0], data, parameters)
         if response.has_error():
-            raise PictureError(response.error().message())
+            raise ModelError(response.error())
         (tensor,) = response.output_tensors()
         return bytes(tensor.as_numpy().reshape(-1)[0])
 
