@@ -102,6 +102,13 @@ is upscaled. With a GPU the cores are free for the codecs, of which encoding 4K 
 endpoint that chooses has as many pictures in work as instances."""
 
 
+_LIMITS: Final = {
+    Parameter.MAX_PICTURE_BYTES: MAX_PICTURE_BYTES,
+    Parameter.MAX_INPUT_PX: MAX_INPUT_PX,
+}
+"""Of what decodes pictures."""
+
+
 def model_configs(spec: ModelSpec, parameters: Mapping[str, str]) -> dict[str, schema.ModelConfig]:
     """Return the configurations of a model by their paths in its folder.
 
@@ -201,8 +208,7 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
     decode.input.append(_pictures_tensor(schema.ModelInput, PICTURE_NAME))
     decode.output.append(_frames_tensor(schema.ModelOutput, _IMAGE))
     decode.output.append(_pictures_tensor(schema.ModelOutput, SIDECAR_NAME))
-    limits = {Parameter.MAX_PICTURE_BYTES: MAX_PICTURE_BYTES, Parameter.MAX_INPUT_PX: MAX_INPUT_PX}
-    _set_parameters(decode, limits)
+    _set_parameters(decode, _LIMITS)
 
     encode = _stage_config(ENCODE_STAGE)
     encode.input.append(_frames_tensor(schema.ModelInput, _UPSCALED))
@@ -214,16 +220,25 @@ def stage_configs() -> dict[str, dict[str, schema.ModelConfig]]:
         if "quality" in options:
             _set_parameters(encode, {Parameter.DEFAULT_QUALITY + name: options["quality"]})
 
-    configs: dict[str, dict[str, schema.ModelConfig]] = {DECODE_STAGE: {}, ENCODE_STAGE: {}}
-    for stage, instances in ((decode, DECODE_INSTANCES), (encode, ENCODE_INSTANCES)):
-        for path, count in instances.items():
-            config = schema.ModelConfig()
-            config.CopyFrom(stage)
-            config.instance_group[0].count = count
-            if stage is decode and path != CONFIG_NAME:
-                # TensorRT would reject a longer side with a less helpful message.
-                _set_parameters(config, {Parameter.MAX_SIDE: MAX_SIDE_PX})
-            configs[stage.name][path] = config
+    return {
+        DECODE_STAGE: _by_path(decode, DECODE_INSTANCES),
+        ENCODE_STAGE: _by_path(encode, ENCODE_INSTANCES),
+    }
+
+
+def _by_path(
+    stage: schema.ModelConfig, instances: Mapping[str, int]
+) -> dict[str, schema.ModelConfig]:
+    """Return the configurations of a Python model by path, with so many instances."""
+    configs = {}
+    for path, count in instances.items():
+        config = schema.ModelConfig()
+        config.CopyFrom(stage)
+        config.instance_group[0].count = count
+        if Parameter.MAX_INPUT_PX in stage.parameters and path != CONFIG_NAME:
+            # TensorRT would reject a longer side with a less helpful message.
+            _set_parameters(config, {Parameter.MAX_SIDE: MAX_SIDE_PX})
+        configs[path] = config
     return configs
 
 
@@ -249,7 +264,7 @@ def auto_configs(scale: int) -> dict[str, schema.ModelConfig]:
     specs = [s for s in MODELS.values() if s.scale == scale and s.colours == "rgb"]
     specs.sort(key=lambda spec: spec.content != "any")
     names = ",".join(spec.name for spec in specs)
-    _set_parameters(endpoint, {Parameter.SCALE: scale, Parameter.CHOICES: names})
+    _set_parameters(endpoint, {**_LIMITS, Parameter.SCALE: scale, Parameter.CHOICES: names})
     for spec in specs:
         if spec.max_jpeg_quality:
             limits = {
@@ -257,12 +272,7 @@ def auto_configs(scale: int) -> dict[str, schema.ModelConfig]:
                 f"{Parameter.MAX_JPEG_QUALITY_444}:{spec.name}": spec.max_jpeg_quality_444,
             }
             _set_parameters(endpoint, limits)
-    configs = {}
-    for path, count in AUTO_INSTANCES.items():
-        configs[path] = schema.ModelConfig()
-        configs[path].CopyFrom(endpoint)
-        configs[path].instance_group[0].count = count
-    return configs
+    return _by_path(endpoint, AUTO_INSTANCES)
 
 
 def endpoint_config(model: str, parameters: Mapping[str, str]) -> schema.ModelConfig:

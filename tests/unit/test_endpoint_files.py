@@ -9,16 +9,18 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rt4ksr_client.contract import (
     DECODE_STAGE,
+    DEFAULT_MODELS,
     ENCODE_STAGE,
     MAX_SIDE_PX,
     MODELS,
     PICTURE_NAME,
     UPSCALED_PICTURE_NAME,
+    auto_endpoint,
     image_endpoint,
 )
 from rt4ksr_export.checkpoint import load_network, packaged_weights
-from rt4ksr_export.config import endpoint_config, model_config, stage_configs
-from rt4ksr_export.repository import build_model, endpoint_files, stage_files
+from rt4ksr_export.config import auto_configs, endpoint_config, model_config, stage_configs
+from rt4ksr_export.repository import auto_files, build_model, endpoint_files, stage_files
 
 PICTURES = [spec.name for spec in MODELS.values() if spec.colours == "rgb"]
 
@@ -39,6 +41,20 @@ def stages() -> dict[str, ModelConfig]:
 def test_the_stages_in_git_are_what_the_exporter_makes(root: Path) -> None:
     for name, files in stage_files().items():
         assert content(root / "model_repository" / name) == files
+
+
+@pytest.mark.parametrize("scale", DEFAULT_MODELS)
+def test_the_endpoints_that_choose_know_every_model_of_their_scale(scale: int, root: Path) -> None:
+    files = auto_files(scale)
+    parameters = auto_configs(scale)["config.pbtxt"].parameters
+
+    assert content(root / "model_repository" / auto_endpoint(scale)) == files
+    default, *others = parameters["choices"].string_value.split(",")
+    assert default == DEFAULT_MODELS[scale].name
+    assert {default, *others} == {name for name in PICTURES if MODELS[name].scale == scale}
+    for name in others:
+        limit = parameters[f"max_jpeg_quality:{name}"].string_value
+        assert int(limit) == MODELS[name].max_jpeg_quality > 0
 
 
 @pytest.mark.parametrize("name", PICTURES)

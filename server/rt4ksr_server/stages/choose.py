@@ -1,46 +1,42 @@
-"""The image endpoint that chooses: sends each picture to the endpoint of the model for it."""
+"""The image endpoint that chooses: decodes each picture, and sends it to the model for it.
+
+An ensemble cannot choose. This model takes the part of one, with requests of its own to the network
+and to the encode stage; the frames stay in shared memory, in which they would be anyway.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from rt4ksr_client import files
 from rt4ksr_client.contract import (
-    PICTURE_NAME,
+    ENCODE_STAGE,
+    INPUT_NAME,
+    INPUTS,
+    OUTPUT_NAME,
+    SIDECAR_NAME,
+    SIZE_MULTIPLE_PX,
     UPSCALED_PICTURE_NAME,
     ModelSpec,
     Parameter,
-    image_endpoint,
 )
-from rt4ksr_client.errors import PictureError
 from rt4ksr_client.formats.compression import compression_of
+from rt4ksr_client.frames import to_batch
 from rt4ksr_client.model_choice import model_for
-from rt4ksr_server.stages.inspection import Limits, inspect
-from rt4ksr_server.stages.triton import (
-    ModelError,
-    Stage,
-    bytes_tensor,
-    input_array,
-    request_parameters,
-)
+from rt4ksr_server.stages import decode
+from rt4ksr_server.stages.triton import ModelError, bytes_tensor, request_parameters
 
 __all__ = ["TritonPythonModel"]
 
 
-class TritonPythonModel(Stage):
-    """One instance of ``rt4ksr_x2_auto_image``, which answers a request before the next one.
-
-    Only files go through it. The endpoint decodes the picture once more, which costs less than
-    another copy of the upscaled frame.
-    """
+class TritonPythonModel(decode.TritonPythonModel):
+    """One instance of ``rt4ksr_x2_auto_image``, which has one request in work at a time."""
 
     def configure(self, parameters: Mapping[str, str]) -> None:
-        """Read the models, the default one first, and their limits."""
-        names = parameters[Parameter.CHOICES].split(",")
+        """Read the models, the default one first, and the limits."""
+        super().configure(parameters)
 
         def limit(key: str, name: str) -> int:
             return int(parameters.get(f"{key}:{name}", 0))
@@ -49,53 +45,58 @@ class TritonPythonModel(Stage):
             ModelSpec(
                 name,
                 int(parameters[Parameter.SCALE]),
-                0,
-                0,
+                input_width_px=0,
+                input_height_px=0,
                 max_jpeg_quality=limit(Parameter.MAX_JPEG_QUALITY, name),
                 max_jpeg_quality_444=limit(Parameter.MAX_JPEG_QUALITY_444, name),
             )
-            for name in names
+            for name in parameters[Parameter.CHOICES].split(",")
         ]
 
     def run(self, request: Any) -> list[Any]:
-        """Answer with the endpoints' pictures."""
+        """Answer with the upscaled pictures, which need not have one size."""
         parameters = request_parameters(request)
-        encoded = [bytes(data) for data in input_array(request, PICTURE_NAME).reshape(-1)]
         answers = []
-        for number, data in enumerate(encoded, start=1):
-            name = f"picture {number} of {len(encoded)}"
-            answers.append(self.upscale(data, name, parameters))
+        for image, frame, sidecar in self.decoded(request):
+            chosen = model_for(compression_of(image), self._models[0], self._models)
+            (batch,) = to_batch((frame,), INPUTS["rgb"], SIZE_MULTIPLE_PX)
+            upscaled = self.upscale(pb_utils.Tensor(INPUT_NAME, batch), chosen)
+            inputs = [upscaled, bytes_tensor(SIDECAR_NAME, [sidecar.to_bytes()])]
+            response = ask(ENCODE_STAGE, inputs, UPSCALED_PICTURE_NAME, parameters)
+            answers.append(bytes(output_of(response).as_numpy().reshape(-1)[0]))
         return [bytes_tensor(UPSCALED_PICTURE_NAME, answers)]
 
-    def upscale(self, data: bytes, name: str, parameters: Mapping[str, Any]) -> bytes:
-        """Return the answer of the endpoint for a picture.
-
-        Raises:
-            ModelError: the endpoint rejects it, or is overloaded.
-
-        """
-        try:
-            format_ = inspect(data, Limits())
-            image = files.decode(io.BytesIO(data), name, formats=(format_.upper(),))
-        except PictureError:
-            choice = self._models[0]  # whose endpoint says what is wrong
-        else:
-            with image:
-                choice = model_for(compression_of(image), self._models[0], self._models)
-        response = self._ask(choice, data, parameters)
-        # The server may lack a model. The error's code is that of a full queue, too.
+    def upscale(self, image: Any, chosen: ModelSpec) -> Any:
+        """Return the answer of the model for ``image``; of the default one, if there is none."""
+        response = ask(chosen.name, [image], OUTPUT_NAME)
+        # The server may lack the model. The error's code is that of a full queue, too.
         if response.has_error() and response.error().message().endswith("is not ready."):
-            response = self._ask(self._models[0], data, parameters)
-        if response.has_error():
-            raise ModelError(response.error())
-        (tensor,) = response.output_tensors()
-        return bytes(tensor.as_numpy().reshape(-1)[0])
+            response = ask(self._models[0].name, [image], OUTPUT_NAME)
+        return output_of(response)
 
-    def _ask(self, model: ModelSpec, data: bytes, parameters: Mapping[str, Any]) -> Any:
-        request = pb_utils.InferenceRequest(
-            model_name=image_endpoint(model.name),
-            requested_output_names=[UPSCALED_PICTURE_NAME],
-            inputs=[bytes_tensor(PICTURE_NAME, [data])],
-            parameters=dict(parameters),
-        )
-        return request.exec()
+
+def ask(
+    model: str, inputs: list[Any], output: str, parameters: Mapping[str, Any] | None = None
+) -> Any:
+    """Return the response of another model of the server."""
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=[output],
+        inputs=inputs,
+        parameters=dict(parameters or {}),
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    return request.exec()
+
+
+def output_of(response: Any) -> Any:
+    """Return the only output tensor of a response.
+
+    Raises:
+        ModelError: the model failed.
+
+    """
+    if response.has_error():
+        raise ModelError(response.error())
+    (tensor,) = response.output_tensors()
+    return tensor

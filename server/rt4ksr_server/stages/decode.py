@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from rt4ksr_client import files, pictures
 from rt4ksr_client.contract import (
@@ -51,19 +51,8 @@ class TritonPythonModel(Stage):
 
     def run(self, request: Any) -> list[Any]:
         """Decode the pictures of a request, which must have one size."""
-        # An encoding that cannot be had is rejected here, before the network works.
-        parameters = request_parameters(request)
-        EncodingDefaults().encoding_for(parameters)
-        if self._ignores_headers and not any(name.lower() in NAMES for name in parameters):
-            raise PictureError(
-                "this tritonserver forwards no HTTP headers, so it cannot tell which format was "
-                f"asked for: send {PictureParameter.FORMAT} as a request parameter, or start it "
-                f"with {FORWARD_FLAG}='{PictureParameter.HEADERS}'"
-            )
-        encoded = [bytes(data) for data in input_array(request, PICTURE_NAME).reshape(-1)]
         frames, sidecars = [], []
-        for number, data in enumerate(encoded, start=1):
-            frame, sidecar = self.decode(data, f"picture {number} of {len(encoded)}")
+        for _, frame, sidecar in self.decoded(request):
             frames.append(frame)
             sidecars.append(sidecar.to_bytes())
         sizes = sorted({frame.shape[:2] for frame in frames})
@@ -77,8 +66,28 @@ class TritonPythonModel(Stage):
         batch = batches[0] if len(batches) == 1 else np.concatenate(batches)
         return [pb_utils.Tensor(INPUT_NAME, batch), bytes_tensor(SIDECAR_NAME, sidecars)]
 
-    def decode(self, data: bytes, name: str) -> tuple[Frame, Sidecar]:
-        """Return the frame in an encoded picture, and the rest of it; ``name`` is for errors.
+    def decoded(self, request: Any) -> Iterator[tuple[Image.Image, Frame, Sidecar]]:
+        """Yield what :meth:`decode` returns for each picture of a request.
+
+        Raises:
+            PictureError: an encoding that cannot be had, or as :meth:`decode`.
+
+        """
+        # An encoding that cannot be had is rejected here, before the network works.
+        parameters = request_parameters(request)
+        EncodingDefaults().encoding_for(parameters)
+        if self._ignores_headers and not any(name.lower() in NAMES for name in parameters):
+            raise PictureError(
+                "this tritonserver forwards no HTTP headers, so it cannot tell which format was "
+                f"asked for: send {PictureParameter.FORMAT} as a request parameter, or start it "
+                f"with {FORWARD_FLAG}='{PictureParameter.HEADERS}'"
+            )
+        encoded = [bytes(data) for data in input_array(request, PICTURE_NAME).reshape(-1)]
+        for number, data in enumerate(encoded, start=1):
+            yield self.decode(data, f"picture {number} of {len(encoded)}")
+
+    def decode(self, data: bytes, name: str) -> tuple[Image.Image, Frame, Sidecar]:
+        """Return an encoded picture, the frame in it, and the rest; ``name`` is for errors.
 
         Raises:
             PictureError: not a picture that this server accepts.
@@ -100,4 +109,4 @@ class TritonPythonModel(Stage):
         with files.read_errors(name):
             frame, side_data = pictures.split(image)
         height, width, _ = frame.shape
-        return frame, Sidecar(width, height, side_data)
+        return image, frame, Sidecar(width, height, side_data)
