@@ -31,10 +31,10 @@ class ModelChoice:
     compression: Compression | None = None
 
     def __str__(self) -> str:
-        """Return e.g. ``rt4ksr_x2_jpeg for JPEG 75, 4:2:0 (by its pixels)``."""
+        """Return e.g. ``rt4ksr_x2_jpeg: JPEG 75, 4:2:0 (by its pixels)``."""
         if self.compression is None:
             return self.model.name
-        return f"{self.model.name} for {self.compression}"
+        return f"{self.model.name}: {self.compression}"
 
 
 def model_for(compression: Compression, default: Model, offered: Iterable[Model]) -> Model:

@@ -245,7 +245,7 @@ class Upscaler:
             return ModelChoice(default, compression)
         models = self.fetch_choices(cancellation=cancellation)
         choice = ModelChoice(model_for(compression, default, models), compression)
-        logger.info("model %s", choice)
+        logger.info("chose %s", choice)
         return choice
 
     def fetch_choices(self, *, cancellation: Cancellation | None = None) -> Sequence[ServedModel]:

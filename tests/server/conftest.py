@@ -7,7 +7,8 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client import Upscaler
-from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, ModelSpec, auto_endpoint
+from rt4ksr_export.repository import auto_files, publish
 from rt4ksr_server import TritonServer
 from support.entrypoint import KEY, NEWER, OWN, container_flags
 from support.nearest_models import add_endpoints
@@ -65,9 +66,10 @@ def nearest_server(
 def endpoint_server(
     server_with: ServerFactory, nearest_repository: RepositoryFactory
 ) -> Iterator[TritonServer]:
-    """A running server with the image endpoint of each default model."""
+    """A running server with the image endpoint of each default model, and one that chooses."""
     repository = nearest_repository(edit=batches_of_two)
     add_endpoints(repository, [spec.name for spec in DEFAULT_MODELS.values()])
+    publish(auto_files(2), repository, auto_endpoint(2))
     with server_with(repository) as server:
         yield server
 

@@ -157,8 +157,8 @@ def test_the_choice_says_why(
         choice = upscaler.choose_model(opened(saved(small, "JPEG", quality=60)))
         names = [model.name for model in upscaler.fetch_choices()]
 
-    assert str(choice) == "strong_x2 for JPEG 60, 4:2:0 (by its quantization tables)"
-    assert f"model {choice}" in caplog.messages
+    assert str(choice) == "strong_x2: JPEG 60, 4:2:0 (by its quantization tables)"
+    assert f"chose {choice}" in caplog.messages
     assert names == ["rt4ksr_x2", "light_x2", "strong_x2"]
 
 
@@ -255,7 +255,7 @@ def test_each_picture_of_a_folder_gets_its_model(
         "evidence": "by its quantization tables",
     }
     assert rows["clean.png"]["compression"]["quality"] is None
-    assert "  light_x2 for JPEG 95, 4:2:0 (by its quantization tables): decode" in result.stderr
+    assert "  light_x2: JPEG 95, 4:2:0 (by its quantization tables); decode" in result.stderr
 
 
 def test_model_auto_is_the_default_and_a_name_overrides_it(

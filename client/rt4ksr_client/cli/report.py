@@ -40,10 +40,9 @@ class Report:
             click.echo(f"{printable(result.target)}: {sizes}")
         if self.verbose:
             stages = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.stages_ms.items())
+            reason = "" if result.compression is None else f"{result.compression}; "
             models = ", ".join(result.models) or "no model"
-            if result.compression is not None:
-                models += f" for {result.compression}"
-            click.echo(f"  {models}: {stages}", err=True)
+            click.echo(f"  {models}: {reason}{stages}", err=True)
 
     def add_plan(self, plan: Plan) -> None:
         """Count what needs no work, and pictures that cannot be upscaled: :meth:`finish` says why.
