@@ -243,7 +243,7 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
     ModelSpec(
-        "rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=98, max_jpeg_quality_444=75
+        "rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=96, max_jpeg_quality_444=75
     ),
     ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=90, max_jpeg_quality_444=75),
     ModelSpec("rt4ksr_x2_video", 2, 1920, 1080, content="video", colours="yuv420"),

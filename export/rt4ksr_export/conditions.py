@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from PIL import Image
 
+from rt4ksr_client import files
+
 __all__ = ["ALL", "CURVE", "DEFAULT", "Condition", "Saving"]
 
 _STEP: Final = re.compile(r"(jpeg|webp|avif) (\d+)( 4:4:4)?|(png)", re.IGNORECASE)
@@ -85,8 +87,7 @@ class Condition:
         for saving in self.savings:
             buffer = io.BytesIO()
             picture.save(buffer, saving.format, **saving.options())
-            picture = Image.open(buffer)
-            picture.load()
+            picture = files.decode(buffer, str(saving))
         return picture
 
 

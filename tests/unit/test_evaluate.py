@@ -91,3 +91,41 @@ def test_the_shipped_weights_beat_bicubic_on_a_photograph_outside_their_training
         main(["evaluate", "--data", data, "--scale", str(scale), "--plot", plot])
     assert ended.value.code == 1
     assert "gains.png: the file exists: --overwrite" in capsys.readouterr().err
+
+
+def test_auto_scores_all_shipped_weights_and_the_choice(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open(photograph).crop((300, 200, 500, 360)).save(tmp_path / "nuthatch.png")
+    words = ["evaluate", "--data", str(tmp_path), "--scale", "2", "--weights", "auto"]
+
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--condition", "clean", "--condition", "jpeg 75, png", "--json"])
+
+    assert not ended.value.code
+    found = json.loads(capsys.readouterr().out)
+    chosen = {row["condition"]: list(row["chosen"]) for row in found["regrets"]}
+    assert chosen == {"clean": ["rt4ksr_x2"], "JPEG 75, PNG": ["rt4ksr_x2_jpeg"]}
+    methods = {row["method"] for row in found["summary"]}
+    assert {"bicubic", "rt4ksr_x2", "rt4ksr_x2_jpeg", "auto"} <= methods
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--condition", "gif"], "is not a condition"),
+        (["--video", "--weights", "auto"], "auto is for photographs"),
+        (["--video", "--curve", "curve.png"], "are for photographs"),
+        (["--curve", "curve.png", "--condition", "clean"], "needs two qualities of JPEG"),
+    ],
+)
+def test_contradictory_options_are_wrong_usage(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--data", str(tmp_path), "--scale", "2", *words])
+
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
