@@ -23,7 +23,7 @@ from PIL import Image
 
 from rt4ksr_client import AsyncUpscaler, Upscaler
 from rt4ksr_client.cli import cli
-from rt4ksr_client.contract import DEFAULT_MODELS, OUTPUT_NAME, ModelSpec
+from rt4ksr_client.contract import DEFAULT_MODELS, MODELS, OUTPUT_NAME, ModelSpec
 from rt4ksr_server import TritonServer
 from support.nearest_models import (
     add_endpoints,
@@ -330,3 +330,20 @@ def test_status_shows_what_clients_choose_a_model_for(server: TritonServer) -> N
         "light_x3": 97,
         "strong_x2": 70,
     }
+
+
+def test_a_server_that_keeps_its_models_private_is_asked_by_name(
+    server_with: ServerFactory, production_flags: list[str], small: Image.Image, tmp_path: Path
+) -> None:
+    jpeg = opened(saved(small, "JPEG", quality=85))
+    for name in ("rt4ksr_x2", "rt4ksr_x2_jpeg"):
+        graph = (inverted_graph if name.endswith("jpeg") else nearest_graph)(MODELS[name])
+        write_model(tmp_path, nearest_config(MODELS[name]), graph)
+    add_endpoints(tmp_path, ["rt4ksr_x2"])
+
+    with server_with(tmp_path, extra_args=production_flags) as private:
+        for url in (private.grpc_url, private.http_url):
+            with Upscaler(url, scale=2) as upscaler:
+                names = [model.name for model in upscaler.fetch_choices()]
+                assert names == ["rt4ksr_x2", "rt4ksr_x2_jpeg"]
+                assert kind_of(jpeg, upscaler.upscale(jpeg)) == "light"
