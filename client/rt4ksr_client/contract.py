@@ -245,7 +245,7 @@ MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec(
         "rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=96, max_jpeg_quality_444=75
     ),
-    ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=90, max_jpeg_quality_444=75),
+    ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=85, max_jpeg_quality_444=75),
     ModelSpec("rt4ksr_x2_video", 2, 1920, 1080, content="video", colours="yuv420"),
     ModelSpec("rt4ksr_x3_video", 3, 1280, 720, content="video", colours="yuv420"),
     ModelSpec(

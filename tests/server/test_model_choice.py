@@ -342,7 +342,7 @@ def test_a_server_that_keeps_its_models_private_is_asked_by_name(
     add_endpoints(tmp_path, ["rt4ksr_x2"])
 
     with server_with(tmp_path, extra_args=production_flags) as private:
-        for url in (private.grpc_url, private.http_url):
+        for url in (private.grpc_url, f"http://{private.http_url}"):
             with Upscaler(url, scale=2) as upscaler:
                 names = [model.name for model in upscaler.fetch_choices()]
                 assert names == ["rt4ksr_x2", "rt4ksr_x2_jpeg"]

@@ -60,7 +60,7 @@ def test_equal_limits_are_decided_by_name() -> None:
 def test_the_shipped_models_leave_no_compressed_picture_to_the_default() -> None:
     for scale in (2, 3):
         default = MODELS[f"rt4ksr_x{scale}"]
-        for quality in (20, 60, 75, 85, 90):
+        for quality in (20, 60, 75, 85):
             compression = Compression(quality, full_chroma=False, evidence="in a test")
             assert model_for(compression, default, MODELS.values()).content == "jpeg"
 
