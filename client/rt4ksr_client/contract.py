@@ -139,8 +139,9 @@ OUTPUTS: Final[Mapping[Colours, tuple[FrameTensor, ...]]] = MappingProxyType(
     }
 )
 
-Content = Literal["any", "jpeg", "video"]
-"""``jpeg``: photographs with visible compression; ``video``: frames of compressed video."""
+Content = Literal["any", "jpeg", "jpeg_low", "video"]
+"""``jpeg``: pictures compressed lightly; ``jpeg_low``: strongly, or with all of their chroma;
+``video``: frames of compressed video."""
 
 
 Priority = Literal["high", "normal"]
@@ -229,10 +230,9 @@ class ModelSpec:
             raise ValueError(f"{self.name}: scale must be at least 1, got {self.scale}")
         if self.input_width_px % SIZE_MULTIPLE_PX or self.input_height_px % SIZE_MULTIPLE_PX:
             raise ValueError(f"{self.name}: the input size must be even")
-        if not 0 <= self.max_jpeg_quality_444 <= self.max_jpeg_quality <= 100:
-            raise ValueError(
-                f"{self.name}: the JPEG qualities must be within 0..100, 4:4:4's lower"
-            )
+        for limit in (self.max_jpeg_quality, self.max_jpeg_quality_444):
+            if not 0 <= limit <= 100:
+                raise ValueError(f"{self.name}: a JPEG quality is 0 to 100, got {limit}")
 
 
 def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
@@ -242,10 +242,26 @@ def _by_name(*specs: ModelSpec) -> Mapping[str, ModelSpec]:
 MODELS: Final[Mapping[str, ModelSpec]] = _by_name(
     ModelSpec("rt4ksr_x2", scale=2, input_width_px=1920, input_height_px=1080),
     ModelSpec("rt4ksr_x3", scale=3, input_width_px=1280, input_height_px=720),
+    ModelSpec("rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=98),
     ModelSpec(
-        "rt4ksr_x2_jpeg", 2, 1920, 1080, "jpeg", max_jpeg_quality=96, max_jpeg_quality_444=75
+        "rt4ksr_x2_jpeg_low",
+        2,
+        1920,
+        1080,
+        "jpeg_low",
+        max_jpeg_quality=77,
+        max_jpeg_quality_444=92,
     ),
-    ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=85, max_jpeg_quality_444=75),
+    ModelSpec("rt4ksr_x3_jpeg", 3, 1280, 720, "jpeg", max_jpeg_quality=98),
+    ModelSpec(
+        "rt4ksr_x3_jpeg_low",
+        3,
+        1280,
+        720,
+        "jpeg_low",
+        max_jpeg_quality=80,
+        max_jpeg_quality_444=92,
+    ),
     ModelSpec("rt4ksr_x2_video", 2, 1920, 1080, content="video", colours="yuv420"),
     ModelSpec("rt4ksr_x3_video", 3, 1280, 720, content="video", colours="yuv420"),
     ModelSpec(

@@ -89,6 +89,6 @@ def offered_models(transport: Transport, call: Call, *, with_endpoint: bool) -> 
     for name in sorted(names):
         with suppress(ServerError):  # an endpoint, a codec, or not of this project
             served = transport.served_model(name, call)
-            if served.max_jpeg_quality:
+            if served.max_jpeg_quality or served.max_jpeg_quality_444:
                 offered.append(served)
     return offered

@@ -82,7 +82,7 @@ def main() -> None:
                 Image.fromarray(cell).crop(box).resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST)
             )
             sheet.paste(zoomed, (step * column, HEADING_PX + step * row))
-    sheet.save(OUTPUT, quality=92, subsampling=0)
+    sheet.save(OUTPUT, quality=86, subsampling=0)
 
 
 if __name__ == "__main__":

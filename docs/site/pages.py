@@ -22,7 +22,6 @@ PAGES = {
     "examples/README.md": "examples.md",
     "export/rt4ksr_export/weights/README.md": "model_card.md",
     "model_repository/README.md": "model_repository.md",
-    "export/rt4ksr_export/weights/trade_off.png": "pictures/trade_off.png",
 }
 """File in the repository: its place on the site."""
 

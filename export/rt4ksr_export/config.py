@@ -266,7 +266,7 @@ def auto_configs(scale: int) -> dict[str, schema.ModelConfig]:
     names = ",".join(spec.name for spec in specs)
     _set_parameters(endpoint, {**_LIMITS, Parameter.SCALE: scale, Parameter.CHOICES: names})
     for spec in specs:
-        if spec.max_jpeg_quality:
+        if spec.max_jpeg_quality or spec.max_jpeg_quality_444:
             limits = {
                 f"{Parameter.MAX_JPEG_QUALITY}:{spec.name}": spec.max_jpeg_quality,
                 f"{Parameter.MAX_JPEG_QUALITY_444}:{spec.name}": spec.max_jpeg_quality_444,

@@ -225,8 +225,8 @@ PRESETS: Final[Mapping[str, Degradation | VideoDegradation]] = MappingProxyType(
         "some-jpeg": Degradation(clean_share=0.75, pieces=((Jpeg(60, 95),),)),
         "all-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(60, 92),),)),
         "light-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(82, 98, 0.3),),)),
-        "low-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(35, 82, 0.15),),)),
-        "nearly-clean": Degradation(clean_share=0.85, pieces=((Jpeg(80, 99, 0.3),),)),
+        "full-chroma-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(45, 98, 1.0),),)),
+        "strong-jpeg": Degradation(clean_share=0.0, pieces=((Jpeg(38, 90, 0.4),),)),
         "webp": Degradation(clean_share=0.3, pieces=((Webp(50, 95),),)),
         "camera": Degradation(
             clean_share=0.2,

@@ -180,7 +180,7 @@ def build_model(network: RT4KSR, spec: ModelSpec) -> BuiltModel:
         Parameter.MAX_SIDE: str(MAX_SIDE_PX),
         Parameter.PROJECT_VERSION: rt4ksr_client.__version__,
     }
-    if spec.max_jpeg_quality:
+    if spec.max_jpeg_quality or spec.max_jpeg_quality_444:
         serving[Parameter.MAX_JPEG_QUALITY] = str(spec.max_jpeg_quality)
         serving[Parameter.MAX_JPEG_QUALITY_444] = str(spec.max_jpeg_quality_444)
     _log.info("%s: fusing the network and building its graphs", spec.name)

@@ -290,7 +290,8 @@ def test_live_requests_go_before_those_of_a_folder(tmp_path: Path) -> None:
         (["talk.mp4", "-o", "udp://127.0.0.1:9"], "there is no such file"),
         (["udp://127.0.0.1:9", "-o", "out.xyz"], "unknown target"),
         (["udp://127.0.0.1:9", "-o", "-", "--latency", "soon"], "no time"),
-        (["nosuch://x", "-o", "udp://127.0.0.1:9"], "nosuch"),
+        (["nosuch://x", "-o", "udp://127.0.0.1:9"], "no protocol nosuch"),
+        (["lavfi:testsrc=size=64x64", "-o", "srt://127.0.0.1:9"], "no protocol srt"),
     ],
 )
 def test_bad_words_are_rejected_before_anything_happens(

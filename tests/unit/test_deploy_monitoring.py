@@ -8,6 +8,7 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
+from rt4ksr_client.cli import load_command
 from support.entrypoint import container_flags, flags_by_name, known_flags
 from support.monitoring import DEPLOY, dashboard, rules, selectors
 
@@ -23,7 +24,8 @@ def services() -> dict[str, Service]:
 def test_the_compose_file_is_what_the_compose_specification_allows() -> None:
     compose = PyOptions(apply_merge=True).from_yaml((DEPLOY / "compose.yaml").read_text())
     compose.validate()
-    assert set(compose.service_names()) == {"rt4ksr-cpu", "rt4ksr-gpu", "prometheus", "grafana"}
+    servers = {"rt4ksr-cpu", "rt4ksr-gpu"}
+    assert set(compose.service_names()) == servers | {"live", "prometheus", "grafana"}
 
 
 def test_each_profile_has_one_server_and_what_watches_it(services: dict[str, Service]) -> None:
@@ -39,11 +41,12 @@ def test_no_service_of_the_compose_file_is_privileged_or_reached_from_elsewhere(
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
 def test_files_that_the_compose_file_mounts_exist(services: dict[str, Service]) -> None:
-    sources = {mount.split(":")[0] for service in services.values() for mount in service["volumes"]}
+    mounts = (service.get("volumes", []) for service in services.values())
+    sources = {mount.split(":")[0] for mount in itertools.chain.from_iterable(mounts)}
     paths = {source for source in sources if source.startswith(".")}
     assert paths and all((DEPLOY / path).exists() for path in paths)
 
@@ -51,11 +54,21 @@ def test_files_that_the_compose_file_mounts_exist(services: dict[str, Service]) 
 def test_tritonserver_knows_every_flag_of_the_compose_file(
     services: dict[str, Service],
 ) -> None:
-    commands = list(
-        itertools.chain.from_iterable(service.get("command", []) for service in services.values())
-    )
+    servers = [service for service in services.values() if service.get("image") == "rt4ksr"]
+    commands = [flag for service in servers for flag in service.get("command", [])]
     assert commands
     assert flags_by_name(commands).keys() <= known_flags()
+
+
+def test_the_live_service_calls_the_command_as_it_is(services: dict[str, Service]) -> None:
+    pytest.importorskip("av", reason="the video extra is not installed")
+    source, *flags = services["live"]["command"]
+    known = {name for option in load_command("live").params for name in option.opts}
+
+    assert source == "${SOURCE:-udp://0.0.0.0:5000}"
+    assert {flag.partition("=")[0] for flag in flags} <= known
+    assert services["live"]["ipc"] == "service:rt4ksr-gpu"
+    assert services["rt4ksr-gpu"]["ipc"] == "shareable"
 
 
 def test_the_compose_file_waits_until_frames_in_flight_are_answered(

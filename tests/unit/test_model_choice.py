@@ -60,12 +60,18 @@ def test_equal_limits_are_decided_by_name() -> None:
 def test_the_shipped_models_leave_no_compressed_picture_to_the_default() -> None:
     for scale in (2, 3):
         default = MODELS[f"rt4ksr_x{scale}"]
-        for quality in (20, 60, 75, 85):
-            compression = Compression(quality, full_chroma=False, evidence="in a test")
-            assert model_for(compression, default, MODELS.values()).content == "jpeg"
+        for quality in (20, 60, 75, 85, 95):
+            for full_chroma in (False, True):
+                compression = Compression(quality, full_chroma, evidence="in a test")
+                kind = model_for(compression, default, MODELS.values()).content
+                low = "jpeg_low" if quality <= 75 else "jpeg"
+                if full_chroma and quality == 95:
+                    assert kind == "any"
+                else:
+                    assert kind == ("jpeg_low" if full_chroma else low)
 
 
-@pytest.mark.parametrize(("limit", "limit_444"), [(101, 0), (80, 90), (-1, -1)])
+@pytest.mark.parametrize(("limit", "limit_444"), [(101, 0), (80, 101), (-1, -1)])
 def test_limits_out_of_range_are_rejected(limit: int, limit_444: int) -> None:
-    with pytest.raises(ValueError, match="JPEG qualities"):
+    with pytest.raises(ValueError, match="a JPEG quality is"):
         ModelSpec("x2", 2, 64, 64, max_jpeg_quality=limit, max_jpeg_quality_444=limit_444)

@@ -115,10 +115,15 @@ def test_every_graph_for_gpus_compiles_strongly_typed_with_dynamic_sizes(
         assert f"Total Activation Memory: {expected} bytes" in caplog.text
 
 
-def test_all_models_together_fit_on_a_gpu_of_8_gb() -> None:
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(2, (3.0, 3.4)), (3, (4.6, 5.5))], ids=["x2", "x3"]
+)
+def test_the_models_of_a_scale_fit_on_a_gpu_of_8_gb(
+    scale: int, expected: tuple[float, float]
+) -> None:
     """See model_repository/README.md; measured figures are in the test above."""
     gpu = tensorrt = 0.0
-    for spec in MODELS.values():
+    for spec in (spec for spec in MODELS.values() if spec.scale == scale):
         values = math.prod(Profile.of(spec).largest) * (1 + spec.scale**2)
         values = values * 3 if spec.colours == "rgb" else values * 3 // 2
         # With 16 bits, ONNX Runtime casts to floats and back around the engine.
@@ -126,7 +131,7 @@ def test_all_models_together_fit_on_a_gpu_of_8_gb() -> None:
         gpu += CONTEXT_BYTES[spec.scale, spec.colours] + frames
         tensorrt += CONTEXT_BYTES[spec.scale, spec.colours] + frames * (2 if spec.bits == 8 else 1)
 
-    assert (round(gpu / 1e9, 1), round(tensorrt / 1e9, 1)) == (6.1, 7.1)
+    assert (round(gpu / 1e9, 1), round(tensorrt / 1e9, 1)) == expected
     assert max(gpu, tensorrt) < 7.1e9
 
 

@@ -69,7 +69,7 @@ class Bitrate(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "--output",
     "target",
     required=True,
-    help="What FFmpeg writes to: srt://, rtmp://, rtsp://, udp://, tcp://, a playlist .m3u8, a "
+    help="What FFmpeg writes to: rtmp://, rtsp://, udp://, tcp://, a playlist .m3u8, a "
     "file, or - for standard output.",
 )
 @click.option(
@@ -162,12 +162,12 @@ def live(
 
     \b
     Examples:
-      rt4ksr live rtsp://camera/stream -o srt://player:9000
+      rt4ksr live rtsp://camera/stream -o rtmp://server/app
       rt4ksr live /dev/video0 -o - --format matroska | mpv -
       rt4ksr live udp://127.0.0.1:5000 -o udp://127.0.0.1:6000 --latency 300ms
       rt4ksr live talk.mp4 --pace -o out/stream.m3u8         a file as if it were live; HLS
 
-    SOURCE is anything FFmpeg opens: rtsp://, rtmp://, srt://, udp://, tcp://, http://, a playlist,
+    SOURCE is anything FFmpeg opens: rtsp://, rtmp://, udp://, tcp://, http://, a playlist,
     /dev/video0, - for standard input, or lavfi:testsrc for a test picture.
 
     Each frame goes out when its latency is over: by the network if the server has answered, else

@@ -106,6 +106,7 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
 
 def chosen_pictures(served: ServedModel) -> str:
     """Return the pictures that clients choose a model for, which depends on nothing but it."""
-    if served.max_jpeg_quality:
-        return f"JPEG {served.max_jpeg_quality:g}/{served.max_jpeg_quality_444:g}"
+    limits = {"4:2:0": served.max_jpeg_quality, "4:4:4": served.max_jpeg_quality_444}
+    if found := [f"{chroma} to {limit:g}" for chroma, limit in limits.items() if limit]:
+        return f"JPEG {', '.join(found)}"
     return "default" if served.name in {spec.name for spec in DEFAULT_MODELS.values()} else ""

@@ -30,7 +30,7 @@ from rt4ksr_client.video.input_stream import too_large
 from rt4ksr_client.video.source import VideoSource
 from rt4ksr_client.video.timing import Timing
 
-__all__ = ["DecodedFrame", "LiveSource", "is_network"]
+__all__ = ["DecodedFrame", "LiveSource", "is_hopeless", "is_network", "reason_of"]
 
 OPEN_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 3.0
@@ -41,6 +41,8 @@ LONGEST_PAUSE_S: Final = 5.0
 LOW_LATENCY: Final = {"probesize": "1000000", "analyzeduration": "500000", "fpsprobesize": "0"}
 """FFmpeg's options: begin with what half a second of the stream says."""
 BY_PROTOCOL: Final = {"rtsp": {"rtsp_transport": "tcp"}}
+GENERATED: Final = "lavfi:"
+"""Before a filter graph of FFmpeg's that makes a test picture."""
 DEVICES: Final = {"/dev/video": "v4l2"}
 
 logger = logging.getLogger(__name__)
@@ -97,8 +99,10 @@ class LiveSource:
         self._options = options
         self._statistics = statistics
         self._is_known = False
-        self._is_file = file is not None or not (is_network(url) or self._device() is not None)
-        if self._is_file and file is None and self._options.form is None and ":" not in url:
+        self._comes_back = file is None and (is_network(url) or self._device() is not None)
+        self._is_generated = url.startswith(GENERATED)
+        self._is_paced = options.is_paced or self._is_generated
+        if file is None and not self._comes_back and not self._is_generated:
             self._check_file()
 
     def _check_file(self) -> None:
@@ -142,10 +146,10 @@ class LiveSource:
                             return
                 reason = "it has ended"
             except (av.FFmpegError, OSError) as exc:
-                reason = getattr(exc, "strerror", None) or str(exc)
-                if self._is_file or is_hopeless(exc):
+                reason = reason_of(exc, self.url)
+                if not self._comes_back or is_hopeless(exc):
                     raise VideoError(f"{self.url}: cannot be read: {reason}") from exc
-            if self._is_file or stopped.is_set():
+            if not self._comes_back or stopped.is_set():
                 return
             if not self.is_away:
                 self.is_away = True
@@ -157,18 +161,17 @@ class LiveSource:
     def _open(self) -> InputContainer:
         form = self._device()
         options = dict(self._options.input_options)
-        if not self._is_file:
+        if self._comes_back:
             options = {**LOW_LATENCY, **BY_PROTOCOL.get(self.url.split(":")[0], {}), **options}
         if self._file is not None:
             file: Any = self._file
             opened: InputContainer = av.open(file, metadata_errors="replace", options=options)
             return opened
-        name = self.url
-        if self.url.startswith("lavfi:"):
-            name, form = self.url.removeprefix("lavfi:"), "lavfi"
-        elif self._is_file and ":" not in name:
-            name = ffmpeg_url(Path(name))
-        timeout = None if self._is_file else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        name, timeout = self.url, (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if self._comes_back else None
+        if self._is_generated:
+            name, form = self.url.removeprefix(GENERATED), "lavfi"
+        elif not self._comes_back:
+            name = ffmpeg_url(Path(self.url))
         logger.info("opening %s", self.url)
         container: InputContainer = av.open(
             name, format=form, options=options, timeout=timeout, metadata_errors="replace"
@@ -218,7 +221,7 @@ class LiveSource:
             self._statistics.spent("decode", now_s - before_s)
             unit = Fraction(image.time_base or stream.time_base or 1)
             source_s = None if image.pts is None else image.pts * unit
-            if self._options.is_paced:
+            if self._is_paced:
                 shown_s = index * step_s if source_s is None else source_s
                 begin = begin or (monotonic(), shown_s)
                 if stopped.wait(max(0.0, begin[0] + float(shown_s - begin[1]) - monotonic())):
@@ -244,6 +247,14 @@ class LiveSource:
             Timing(None, seekable=False, sorted=False, counted=first.pts is None, first_pts=0),
             self._options.decoding,
         )
+
+
+def reason_of(error: Exception, url: str) -> str:
+    """Return what is wrong with a source or target."""
+    if isinstance(error, av.error.ProtocolNotFoundError):
+        scheme = url.split("://")[0]
+        return f"the FFmpeg in PyAV has no protocol {scheme}: pipe through a program that has it"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def is_hopeless(error: Exception) -> bool:

@@ -31,7 +31,7 @@ from rt4ksr_client.live.admission import Admission
 from rt4ksr_client.live.options import LiveOptions
 from rt4ksr_client.live.sink import LiveSink
 from rt4ksr_client.live.sound import SoundFormat
-from rt4ksr_client.live.source import DecodedFrame, LiveSource
+from rt4ksr_client.live.source import DecodedFrame, LiveSource, is_hopeless, reason_of
 from rt4ksr_client.live.statistics import LiveStatistics, Snapshot
 from rt4ksr_client.live.timeline import Timeline
 from rt4ksr_client.pictures import warn
@@ -447,8 +447,8 @@ class LiveStream:
 
         """
         self._sink.abandon()
-        reason = getattr(error, "strerror", None) or str(error)
-        if not self._sink.may_come_back():
+        reason = reason_of(error, self._sink.url)
+        if is_hopeless(error) or not self._sink.may_come_back():
             raise VideoError(f"{self._sink.url}: cannot be written: {reason}") from error
         if not self._sink.is_away:
             self._sink.is_away = True
