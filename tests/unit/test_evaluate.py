@@ -105,7 +105,7 @@ def test_auto_scores_all_shipped_weights_and_the_choice(
     assert not ended.value.code
     found = json.loads(capsys.readouterr().out)
     chosen = {row["condition"]: list(row["chosen"]) for row in found["regrets"]}
-    assert chosen == {"clean": ["rt4ksr_x2"], "JPEG 75, PNG": ["rt4ksr_x2_jpeg"]}
+    assert chosen == {"clean": ["rt4ksr_x2"], "JPEG 75, PNG": ["rt4ksr_x2_jpeg_low"]}
     methods = {row["method"] for row in found["summary"]}
     assert {"bicubic", "rt4ksr_x2", "rt4ksr_x2_jpeg", "auto"} <= methods
 
