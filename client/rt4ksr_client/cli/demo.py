@@ -97,6 +97,7 @@ def _upscale_on_own_server(
     with times.stage("start tritonserver, load and warm up"):
         server.start()
     try:
+        click.echo(f"device: {server.device}")
         with Upscaler(server.grpc_url, scale=scale, transport="grpc") as upscaler:
             warm_up_ms = _network_ms(upscaler)
             with times.stage("upscale over gRPC"):

@@ -41,9 +41,10 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status --url http://gpu-host:8000 --json
 
     "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
-    video. "as shipped" means that a model's weights have the SHA-256 of the ones in this package.
-    Times are means in milliseconds per request. Without a server at the default address, and with
-    the server extra installed, the command starts one for the call.
+    video. "device" is what the server runs it on: its CPU or a GPU. "as shipped" means that a
+    model's weights have the SHA-256 of the ones in this package. Times are means in milliseconds
+    per request. Without a server at the default address, and with the server extra installed, the
+    command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
     with server.observer() as upscaler:
         found = upscaler.status()
@@ -55,7 +56,7 @@ def status(as_json: bool, server: ServerChoice) -> None:
     click.echo(f"transport  {route.transport}: {route.transport_reason}")
     click.echo(f"wire       {route.wire}: {route.wire_reason}")
     table = Table(box=SIMPLE)
-    for name in ("model", "version", "scale", "frames", "weights", "backend", "state"):
+    for name in ("model", "version", "scale", "frames", "weights", "backend", "device", "state"):
         table.add_column(name)
     for name in ("answered", "failed", "queue ms", "network ms"):
         table.add_column(name, justify="right")
@@ -96,4 +97,5 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
             f"{done.queue_ms:.1f}",
             f"{done.infer_ms:.1f}",
         )
-    return model.name, model.version, scale, frames, weights, model.backend, state, *counts
+    backend = (model.backend, model.device)
+    return model.name, model.version, scale, frames, weights, *backend, state, *counts
