@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The server:       docker build -t rt4ksr .
 # The plan builder: docker build -t rt4ksr-builder --target builder .
-ARG TRITON_VERSION=26.09
+ARG TRITON_VERSION=26.11
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3 AS tritonserver
 

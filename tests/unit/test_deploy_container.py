@@ -52,7 +52,7 @@ def test_the_triton_release_has_the_known_holes_closed(root: Path) -> None:
     (version,) = re.findall(
         r"^ARG TRITON_VERSION=(\d+\.\d+)$", (root / "Dockerfile").read_text(), re.M
     )
-    assert tuple(map(int, version.split("."))) >= (26, 7)
+    assert tuple(map(int, version.split("."))) >= (26, 11)
 
 
 def test_the_last_stage_is_the_server_and_not_root(
