@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rt4ksr_client.errors import DeadlineExceededError
+from rt4ksr_client.tracing import trace_headers
 
 __all__ = ["Call", "Cancellation"]
 
@@ -66,6 +67,8 @@ class Cancellation:
 class Call:
     """One call with all its requests and retries: ends at a deadline, or when it is cancelled.
 
+    ``trace_headers`` go with each of its requests: the trace context of the thread that made it.
+
     Args:
         timeout_s: seconds from now to the deadline.
         cancellation: ends the call from another thread; None if nothing will.
@@ -75,6 +78,7 @@ class Call:
     def __init__(self, timeout_s: float, cancellation: Cancellation | None = None) -> None:
         self.timeout_s = timeout_s
         self.cancellation = cancellation
+        self.trace_headers = trace_headers()
         self._end_s = time.monotonic() + timeout_s
 
     def left_s(self) -> float:
