@@ -166,6 +166,8 @@ def gpu_device(
         f"{card}, ONNX Runtime {findings.runtime} with {library}",
         (GPU_CONFIG,),
         {
+            # Of several GPUs, the one that was tested; Triton would load every model on each.
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
             PROVIDERS_VARIABLE: ",".join(providers),
             # An engine is for one version of TensorRT.
             ENGINE_CACHE_VARIABLE: str(engine_cache() / f"tensorrt-{findings.tensorrt}"),

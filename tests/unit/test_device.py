@@ -39,7 +39,8 @@ WITH_TENSORRT = replace(LAPTOP, tensorrt="10.13.3")
 NETWORKS = 8
 
 
-def test_a_gpu_that_works_is_used_in_half_precision() -> None:
+def test_a_gpu_that_works_is_used_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     chosen = gpu_device(LAPTOP, NETWORKS)
 
     assert chosen.description == (
@@ -47,19 +48,21 @@ def test_a_gpu_that_works_is_used_in_half_precision() -> None:
     )
     assert chosen.flags == ("--model-config-name=gpu",)
     assert chosen.environment["RT4KSR_PROVIDERS"] == CUDA
-    assert "CUDA_VISIBLE_DEVICES" not in chosen.environment
+    assert chosen.environment["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 def test_tensorrt_is_preferred_where_it_is_installed_and_its_contexts_fit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     two = gpu_device(WITH_TENSORRT, 2)
     all_of_them = gpu_device(WITH_TENSORRT, NETWORKS)
 
     assert two.description.endswith("with TensorRT 10.13.3")
     assert two.environment == {
+        "CUDA_VISIBLE_DEVICES": "0",
         "RT4KSR_PROVIDERS": f"{TENSORRT},{CUDA}",
         "RT4KSR_ENGINE_CACHE": str(tmp_path / "rt4ksr" / "tensorrt-10.13.3"),
     }

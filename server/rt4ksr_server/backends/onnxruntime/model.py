@@ -132,6 +132,9 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         except Exception as error:
             raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
+        if on_gpu:  # a provider that cannot be loaded is left out by ONNX Runtime
+            providers = ", ".join(self._session.get_providers())
+            pb_utils.Logger.log_info(f"{args['model_name']} on GPU {device_id}: {providers}")
         self._max_input_px = int_parameter(config, "max_input_px")
         self._keeps_up_to_px = int_parameter(config, "max_side_px") ** 2
         giving_back = ort.RunOptions()
