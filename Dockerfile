@@ -2,7 +2,7 @@
 # The server:       docker build -t rt4ksr .
 # The plan builder: docker build -t rt4ksr-builder --target builder .
 # A live stream:    docker build -t rt4ksr-live --target live .
-ARG TRITON_VERSION=26.09
+ARG TRITON_VERSION=26.11
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3 AS tritonserver
 
@@ -59,6 +59,9 @@ RUN find /opt/tritonserver/backends -mindepth 1 -maxdepth 1 \
 COPY --chmod=555 deploy/container/entrypoint.sh /usr/local/bin/entrypoint.sh
 # Owned by root: who takes over the server still cannot change what it serves.
 COPY --chmod=555 model_repository /models
+# Releases that know this are newer than the one in the wheel, which rejects it.
+RUN --mount=type=bind,source=deploy/container/histogram.pbtxt,target=/histogram.pbtxt \
+    find /models -name '*.pbtxt' -exec sh -c 'cat /histogram.pbtxt >> "$1"' sh {} \;
 # The only places written to are /tmp, /dev/shm and the engine cache.
 ENV CUDA_CACHE_PATH=/var/cache/rt4ksr/cuda
 # Keep the memory of one frame for the next; give back that of larger ones.

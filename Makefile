@@ -7,6 +7,7 @@ IMAGE ?= docs/pictures/nuthatch_$(if $(filter 3,$(SCALE)),720p,1080p).jpg
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS_demo := server
+GPU ?=
 EXTRAS_dev ?= train,rtx,heif,live,server,loadtest
 # Two workers, each of which runs whole files: tests of one file share their servers.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3
+demo: $(VENV)/.$(if $(GPU),gpu,demo) ## Start a real tritonserver, turn a photograph into 4K: IMAGE=my.jpg SCALE=3 GPU=1
 	@mkdir -p build && name="$$(basename "$(IMAGE)")" && \
 	  printf 'demo/%s\n' before_after.png "$${name%.*}_x$(SCALE).png" >> build/demo.txt
 	@$(BIN)/rt4ksr demo "$(IMAGE)" --scale $(SCALE) --output demo --overwrite
@@ -78,6 +79,13 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (once) ..."
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS_demo)]'
 	@touch $@
+
+$(VENV)/.gpu: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (once, 2 GB with NVIDIA's libraries) ..."
+	@# The two install the same files: neither may be left when the other is installed.
+	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	$(BIN)/pip install --quiet --editable '.[gpu]'
+	@touch $@ $(VENV)/.demo
 
 $(VENV)/.client: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (once) ..."

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import PIL
-import torch
+import torch.utils.dlpack
 from nvidia import nvimgcodec
 from PIL import Image
 
@@ -39,7 +39,7 @@ def main() -> None:
     on_gpu = torch.from_numpy(large.copy()).cuda()
 
     decoder, encoder = nvimgcodec.Decoder(), nvimgcodec.Encoder()
-    decoded = torch.from_dlpack(decoder.decode(data).to_dlpack()).cpu().numpy()
+    decoded = torch.utils.dlpack.from_dlpack(decoder.decode(data).to_dlpack()).cpu().numpy()
     print(f"decoders differ by at most {np.abs(decoded.astype(int) - small).max()} levels")
     report("decode 1080p, nvImageCodec", lambda: finished(decoder.decode(data)))
     report("decode 1080p, Pillow", lambda: np.asarray(Image.open(io.BytesIO(data))))

@@ -5,8 +5,11 @@ python benchmarks/gpu_memory.py [--side 2080] [--batch 2] [--instances 1]
 When a TensorRT context is created, it reserves its activations for the largest frames of the
 profile. The builder of TensorRT for RTX reports that size without a GPU; TensorRT may choose other
 kernels. ONNX Runtime (`gpu`) allocates the frames of a request as they come; Triton's TensorRT
-backend (`tensorrt`) reserves two sets of the largest (`output_copy_stream`). CUDA itself and the
-kernels come on top.
+backend (`tensorrt`) reserves two sets of the largest (`output_copy_stream`).
+
+The second table says what fits on a card of 8, 16, 24 and 80 GB, of which 7 % are for the driver
+and the desktop: the container, one process whose CUDA context and kernels take an estimated 0.5 GB,
+and the embedded server, by its own estimate for a process for each model.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import argparse
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +28,12 @@ from rt4ksr_client.contract import INPUTS, MAX_SIDE_PX, MODELS, OUTPUTS, ModelSp
 from rt4ksr_export.config import GRAPHS, VERSION
 from rt4ksr_export.graph import Precision
 from rt4ksr_export.tensorrt import MAX_BATCH_SIZE, Compiler, Profile, Target
+from rt4ksr_server.device import PROCESS_BYTES, required_bytes
+from rt4ksr_server.gpu_probe import CUDA, TENSORRT
 
 ROOT = Path(__file__).parents[1]
+CARDS_GIB = (8, 16, 24, 80)
+USABLE = 0.93
 REPORTED = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
@@ -66,7 +73,25 @@ def main() -> None:
         for config in ("gpu", "tensorrt")
     )
     what = f"all, {arguments.instances} instance{'s' if arguments.instances > 1 else ''} each"
-    print(f"| {what} | | | {' | '.join(f'{total:.1f}' for total in totals)} |")
+    print(f"| {what} | | | {' | '.join(f'{total:.1f}' for total in totals)} |\n")
+    print(*cards(models), sep="\n")
+
+
+def cards(models: Mapping[str, ModelMemory]) -> Iterator[str]:
+    """Yield a table: bytes of each configuration with all models, and the cards that they fit."""
+    needs = {}
+    for config in ("gpu", "tensorrt"):
+        for instances in (1, 2):
+            total = sum(getattr(model, config) for model in models.values())
+            name = f"`{config}`, {instances} instance{'s' if instances > 1 else ''}"
+            needs[name] = PROCESS_BYTES + instances * total
+    for name, provider in (("CUDA", CUDA), ("TensorRT", TENSORRT)):
+        needs[f"embedded server, {name}"] = required_bytes([provider], len(models))
+    yield f"| all models | GB | {' | '.join(f'{gib} GB' for gib in CARDS_GIB)} |"
+    yield f"|---|---|{'---|' * len(CARDS_GIB)}"
+    for name, need in needs.items():
+        fits = ("fits" if need <= gib * 2**30 * USABLE else "no" for gib in CARDS_GIB)
+        yield f"| {name} | {need / 1e9:.1f} | {' | '.join(fits)} |"
 
 
 def measure(side_px: int = MAX_SIDE_PX, batch: int = MAX_BATCH_SIZE) -> Mapping[str, ModelMemory]:

@@ -8,7 +8,6 @@ the time of this export includes the conversion from and to uint8.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import platform
 import statistics
@@ -103,13 +102,13 @@ def _run(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _plain_export(fused: FusedRT4KSR, batch: torch.Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        path = Path(folder) / "plain.onnx"
         warnings.simplefilter("ignore")
         program = torch.onnx.export(fused, (batch,), input_names=["x"], verbose=False)
         assert program is not None
-        program.save(buffer)
-    return buffer.getvalue()
+        program.save(path)
+        return path.read_bytes()
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:

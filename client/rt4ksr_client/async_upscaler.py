@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import threading
 from collections import deque
@@ -217,7 +218,8 @@ class AsyncUpscaler:
 
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, work_unless_closed)
+            context = contextvars.copy_context()  # of a trace, mostly
+            return await loop.run_in_executor(self._threads, context.run, work_unless_closed)
         finally:
             cancellation.cancel()
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rt4ksr_client.contract import PRIORITIES, Priority
 from rt4ksr_client.errors import DeadlineExceededError
+from rt4ksr_client.tracing import trace_headers
 
 __all__ = ["Call", "Cancellation"]
 
@@ -74,6 +75,8 @@ class Cancellation:
 class Call:
     """One call with all its requests and retries: ends at a deadline, or when it is cancelled.
 
+    ``trace_headers`` go with each of its requests: the trace context of the thread that made it.
+
     Args:
         timeout_s: seconds from now to the deadline.
         cancellation: ends the call from another thread, or earlier; None if nothing will.
@@ -91,6 +94,7 @@ class Call:
         end_s = None if cancellation is None else cancellation.end_s
         self.timeout_s = timeout_s if end_s is None else min(timeout_s, max(0.0, end_s - now_s))
         self.cancellation = cancellation
+        self.trace_headers = trace_headers()
         self._priority = priority
         self._end_s = now_s + self.timeout_s
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,7 +39,8 @@ def in_order(
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         stack.callback(cancellation.cancel)
         for item in items:
-            pending.append(threads.submit(work, item, cancellation))
+            context = contextvars.copy_context()  # of a trace, mostly
+            pending.append(threads.submit(context.run, work, item, cancellation))
             del item  # a frame lives no longer than its work
             if len(pending) == in_flight:
                 yield pending.popleft().result()

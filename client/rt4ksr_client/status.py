@@ -57,7 +57,10 @@ unknown: another project's, or not ready."""
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model of the server; ``served`` is None for all but networks."""
+    """One model of the server; ``served`` is None for all but networks.
+
+    ``device`` is what the server runs it on: ``CPU``, ``GPU 0``, or empty for an endpoint.
+    """
 
     name: str
     version: str
@@ -65,6 +68,7 @@ class ModelStatus:
     reason: str
     kind: ModelKind
     backend: str
+    device: str
     served: ServedModel | None
     statistics: ModelStatistics | None
 
@@ -132,6 +136,17 @@ def _model_status(
         reason=row.get("reason", ""),
         kind=kind,
         backend=config.get("backend", ""),
+        device=_device(config),
         served=served,
         statistics=None if counts is None else ModelStatistics.from_json(counts),
     )
+
+
+def _device(config: dict[str, Any]) -> str:
+    """Return the devices of a loaded model; Triton has replaced ``KIND_AUTO`` by then."""
+    found = []
+    for group in config.get("instance_group", ()):
+        gpus = ",".join(map(str, group.get("gpus", ())))
+        kind = str(group.get("kind", "")).removeprefix("KIND_")
+        found.append(f"{kind} {gpus}".strip())
+    return ", ".join(dict.fromkeys(found))

@@ -28,6 +28,14 @@ case ${RT4KSR_CLIENT_SHM:=false} in
     *) fail "RT4KSR_CLIENT_SHM must be true or false" ;;
 esac
 
+if [ -n "${RT4KSR_OTLP_URL:-}" ]; then
+    set -- --trace-config=mode=opentelemetry \
+        --trace-config="opentelemetry,url=$RT4KSR_OTLP_URL" \
+        --trace-config=opentelemetry,resource=service.name=rt4ksr \
+        --trace-config=level=TIMESTAMPS \
+        --trace-config="rate=${RT4KSR_TRACE_RATE:-100}" "$@"
+fi
+
 exec tritonserver \
     --model-repository=/models \
     --model-control-mode=none \
@@ -48,5 +56,6 @@ exec tritonserver \
     --allow-client-shm="$RT4KSR_CLIENT_SHM" \
     --metrics-address=0.0.0.0 \
     --metrics-port=8002 \
+    --metrics-config=histogram_latencies=true \
     --metrics-config=summary_latencies=true \
     "$@"

@@ -169,6 +169,8 @@ def gpu_config(spec: ModelSpec, parameters: Mapping[str, str]) -> schema.ModelCo
             "trt_engine_cache_prefix": spec.name,
             "trt_timing_cache_enable": "true",
             "trt_timing_cache_path": ENGINE_CACHE,
+            # Models are loaded at the same time, and would write one timing cache at once.
+            "trt_force_sequential_engine_build": "true",
         }
     )
     # TensorRT has no 16-bit integers: ONNX Runtime casts them, and the engine begins behind that.

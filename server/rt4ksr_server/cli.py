@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from rt4ksr_server.device import DEVICES, DeviceName
 from rt4ksr_server.options import default_repository
 from rt4ksr_server.triton_server import TritonServer
 
@@ -53,6 +54,13 @@ PORT = click.IntRange(0, 65535)
     "nvidia-pytriton package]",
 )
 @click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    help="What the networks run on. cuda: the first GPU, which needs the extra gpu instead of "
+    "server. auto: that GPU if it can be used, otherwise the CPU.",
+)
+@click.option(
     "--start-timeout",
     type=click.FloatRange(min=1),
     default=120.0,
@@ -75,6 +83,7 @@ def serve(
     http_port: int,
     metrics_port: int,
     binary: Path | None,
+    device: DeviceName,
     start_timeout: float,
     exit_timeout: float,
     tritonserver_flags: tuple[str, ...],
@@ -85,6 +94,7 @@ def serve(
     Examples:
       rt4ksr serve
       rt4ksr serve --model rt4ksr_x2 --model rt4ksr_x2_video    starts faster
+      rt4ksr serve --device cuda                  on a GPU; an error if that cannot be used
       rt4ksr serve --model rt4ksr_x2_image        upscales JPEG, PNG and WebP files
       rt4ksr serve --grpc-port 9001 -- --log-verbose=1
       rt4ksr serve --model-repository my_repository -- --model-config-name=fast
@@ -101,6 +111,7 @@ def serve(
         http_port=http_port,
         metrics_port=metrics_port,
         binary=binary,
+        device=device,
         start_timeout_s=start_timeout,
         exit_timeout_s=exit_timeout,
         extra_args=tritonserver_flags,
@@ -115,6 +126,7 @@ def serve(
     signal.signal(signal.SIGTERM, interrupt)
     try:
         with server:
+            click.echo(f"device  {server.device}")
             click.echo(f"gRPC    {server.grpc_url}")
             click.echo(f"HTTP    http://{server.http_url}")
             click.echo(f"metrics http://{server.metrics_url}/metrics")

@@ -12,9 +12,12 @@ import ctypes
 import importlib.util
 import logging
 import os
+import re
 import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +29,7 @@ __all__ = ["Installation", "libpython_folder", "wheel_folder"]
 OWN_BACKENDS: Final = Path(__file__).parent / "backends"
 STUB: Final = "triton_python_backend_stub"
 PYTHON_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+HELP_TIMEOUT_S: Final = 60.0
 # Keep the memory of one frame for the next, in huge pages. By default glibc gives blocks of that
 # size back, and the kernel maps and clears the 25 MB of every 4K answer anew: some 10 ms. Blocks of
 # more than 32 MB do go back: those of large frames, which few servers see often.
@@ -100,6 +104,34 @@ class Installation:
             "--disable-auto-complete-config",
         ]
 
+    def known_flags(self) -> frozenset[str]:
+        """Return the names of the flags in its ``--help``, without dashes.
+
+        Flags come with releases, and tritonserver does not start with one that it does not know.
+
+        Raises:
+            ServerStartError: it cannot be run.
+
+        """
+        try:
+            # Its exit status after --help is 1.
+            shown = subprocess.run(
+                [self.binary, "--help"],
+                env=self.environment(Path(tempfile.gettempdir())),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=HELP_TIMEOUT_S,
+                check=False,
+            )
+        except OSError as error:
+            raise ServerStartError(f"cannot run {self.binary}: {error.strerror}") from error
+        except subprocess.TimeoutExpired as error:
+            raise ServerStartError(
+                f"{self.binary} --help does not end: name an executable tritonserver"
+            ) from error
+        return frozenset(re.findall(r"^\s*--([\w-]+)", shown.stdout + shown.stderr, re.MULTILINE))
+
     def environment(self, directory: Path) -> dict[str, str]:
         """Return the environment to run it in; its temporary files go to ``directory``.
 
@@ -122,8 +154,6 @@ class Installation:
             # The interpreter embedded in the stub ignores PYTHONPATH and PYTHONHOME. It takes
             # itself for the first python3 on PATH, and so finds this environment's packages.
             "PATH": prepended("PATH", Path(sys.executable).parent),
-            # Its backends are for the CPU; with a GPU in sight, KIND_AUTO would become KIND_GPU.
-            "CUDA_VISIBLE_DEVICES": "",
             "TMPDIR": str(directory),  # ONNX Runtime leaves a file there
         }
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rt4ksr_client.contract import PictureParameter
 from rt4ksr_client.errors import ServerStartError
+from rt4ksr_server.device import DEVICES, DeviceName
 from rt4ksr_server.services import SERVICES, address_flag
 from rt4ksr_server.supervisor import SHARED_MEMORY_DIRECTORY
 
@@ -36,7 +38,7 @@ class ServerOptions:
 
     Raises:
         ServerStartError: a folder that is not a model repository, a timeout that is not positive,
-            no service to serve, or an extra flag that is an argument already.
+            no service to serve, an unknown device, or an extra flag that is an argument already.
 
     """
 
@@ -47,6 +49,7 @@ class ServerOptions:
     exit_timeout_s: float
     extra_args: tuple[str, ...]
     models: tuple[str, ...] = ()
+    device: DeviceName = "auto"
 
     def __post_init__(self) -> None:
         """Reject what tritonserver would reject later and less clearly."""
@@ -68,6 +71,8 @@ class ServerOptions:
                 )
         if self.start_timeout_s <= 0 or self.exit_timeout_s <= 0:
             raise ServerStartError("start_timeout_s and exit_timeout_s must be positive")
+        if self.device not in DEVICES:
+            raise ServerStartError(f"device {self.device!r}: choose from {', '.join(DEVICES)}")
         if not {"grpc", "http"} & set(self.wanted_ports):
             raise ServerStartError("a server needs gRPC, HTTP or both: give a port for one of them")
         for flag in self.extra_args:
@@ -78,11 +83,18 @@ class ServerOptions:
                     f"{flag}: give an HTTP port, too, to ask whether it is ready"
                 )
 
-    def arguments(self, server_id: str, region_prefix: str, ports: Mapping[str, int]) -> list[str]:
+    def arguments(
+        self,
+        server_id: str,
+        region_prefix: str,
+        ports: Mapping[str, int],
+        known_flags: Container[str] = (),
+    ) -> list[str]:
         """Return the tritonserver flags for a server on ``ports``.
 
-        Every flag exists since release 24.10; ``region_prefix`` starts the names of the shared
-        memory regions between tritonserver and its Python backend.
+        ``known_flags`` are those that it knows; the others here exist since release 24.10.
+        ``region_prefix`` starts the names of the shared memory regions between tritonserver and its
+        Python backend.
         """
         region_bytes = REGION_BYTES if has_ample_shared_memory() else SMALL_REGION_BYTES
         flags = [
@@ -95,6 +107,10 @@ class ServerOptions:
             # By default, gRPC keeps eight requests with their answers as large as they ever were.
             "--grpc-infer-allocation-pool-size=0",
         ]
+        # From 26.04 on, clients get no shared memory by default. Those of other machines must not:
+        # they could name regions of this one.
+        if "allow-client-shm" in known_flags and ipaddress.ip_address(self.host).is_loopback:
+            flags.append("--allow-client-shm=true")
         if "http" in ports:
             flags.append(f"--http-header-forward-pattern={PictureParameter.HEADERS}")
         for service in SERVICES:
@@ -106,6 +122,12 @@ class ServerOptions:
             flags.append("--model-control-mode=explicit")
             flags += [f"--load-model={name}" for name in self.models]
         return [*flags, *self.extra_args]
+
+    @property
+    def network_count(self) -> int:
+        """How many models with a graph are loaded, at least one."""
+        names = self.models or [entry.name for entry in self.model_repository.iterdir()]
+        return max(1, sum(any((self.model_repository / n).glob("*/*.onnx")) for n in names))
 
 
 def has_ample_shared_memory() -> bool:

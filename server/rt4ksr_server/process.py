@@ -112,6 +112,7 @@ class SupervisedProcess:
         arguments: list[str],
         *,
         ports: Mapping[str, int],
+        environment: Mapping[str, str],
         region_prefix: str,
         exit_timeout_s: float,
         log: Callable[[str], object] | None,
@@ -122,6 +123,7 @@ class SupervisedProcess:
             installation: the tritonserver to run.
             arguments: its command line after the program's name.
             ports: of its services, by name.
+            environment: variables beside those that the installation needs.
             region_prefix: what the names of its shared memory regions start with.
             exit_timeout_s: how long requests in flight may take to finish when it is stopped.
             log: gets every line that tritonserver prints, from another thread.
@@ -149,7 +151,7 @@ class SupervisedProcess:
             process = subprocess.Popen(
                 # -I: neither the PYTHON* variables meant for the stub nor the current folder apply.
                 [sys.executable, "-I", supervisor.__file__, spec.to_json()],
-                env=installation.environment(Path(scratch)),
+                env={**installation.environment(Path(scratch)), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

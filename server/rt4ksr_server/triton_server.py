@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final
 
 from rt4ksr_client.errors import ServerError, ServerStartError
+from rt4ksr_server.device import Device, DeviceName, device_of_binary, device_of_wheel
 from rt4ksr_server.installation import Installation
 from rt4ksr_server.options import ServerOptions
 from rt4ksr_server.process import SupervisedProcess
@@ -48,6 +49,8 @@ class TritonServer:
         binary: the tritonserver to run; default: the one on PATH, otherwise the one of the
             ``nvidia-pytriton`` wheel, which needs inputs, outputs and backend in each model's
             ``config.pbtxt``.
+        device: ``cuda`` runs the networks on the first GPU, ``cpu`` on the CPU; ``auto`` falls back
+            to the CPU where the GPU cannot be used, and :attr:`device` says why.
         start_timeout_s: how long it may take until every model is ready, in seconds.
         exit_timeout_s: how long requests in flight may take to finish at the end, in seconds.
         extra_args: further flags of tritonserver.
@@ -68,6 +71,7 @@ class TritonServer:
         http_port: int | None = 0,
         metrics_port: int | None = 0,
         binary: str | os.PathLike[str] | None = None,
+        device: DeviceName = "auto",
         start_timeout_s: float = 120.0,
         exit_timeout_s: float = 10.0,
         extra_args: Sequence[str] = (),
@@ -83,7 +87,9 @@ class TritonServer:
             exit_timeout_s=exit_timeout_s,
             extra_args=tuple(extra_args),
             models=tuple(models),
+            device=device,
         )
+        self._device: Device | None = None
         self._binary = binary
         self._log = log
         self._services = Services(address, {})
@@ -95,16 +101,19 @@ class TritonServer:
         A server that was stopped, or ended by itself, can be started again.
 
         Raises:
-            ServerStartError: there is no tritonserver, a port is taken, or it did not become ready
-                in time; with the last lines of its log.
+            ServerStartError: there is no tritonserver, a port is taken, the wanted GPU cannot be
+                used, or it did not become ready in time; with the last lines of its log.
 
         """
         if self._process is not None and self._process.poll() is None:
             raise ServerStartError("this TritonServer is already running: stop it first")
+        installation = Installation.find(self._binary)
+        self._device = self._choose_device(installation)
+        known_flags = installation.known_flags()
         deadline_s = time.monotonic() + self._options.start_timeout_s
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
-                self._start_once(deadline_s)
+                self._start_once(installation, self._device, known_flags, deadline_s)
                 break
             except ServerStartError:
                 if not attempts_left or not self._services.lost_ports(self._options.wanted_ports):
@@ -159,6 +168,13 @@ class TritonServer:
         return self._services.url("metrics")
 
     @property
+    def device(self) -> str:
+        """What the networks run on, in words; for the CPU, why not on a GPU."""
+        if self._device is None:
+            raise ServerError("this TritonServer has not been started: call start(), or use with")
+        return self._device.description
+
+    @property
     def pid(self) -> int:
         """Process id of tritonserver itself."""
         return self._started().pid
@@ -172,14 +188,34 @@ class TritonServer:
             raise ServerError("this TritonServer has not been started: call start(), or use with")
         return self._process
 
-    def _start_once(self, deadline_s: float) -> None:
+    def _choose_device(self, installation: Installation) -> Device:
+        options = self._options
+        if installation.wheel is None:
+            device = device_of_binary(options.device)
+        else:
+            device = device_of_wheel(options.device, options.network_count)
+        logger.info("Networks run on: %s", device.description)
+        return device
+
+    def _start_once(
+        self,
+        installation: Installation,
+        device: Device,
+        known_flags: frozenset[str],
+        deadline_s: float,
+    ) -> None:
         options = self._options
         name = f"rt4ksr-{uuid.uuid4().hex}"
         self._process = None
         self._services = Services.on_free_ports(options.host, options.wanted_ports)
         process = SupervisedProcess.start(
-            Installation.find(self._binary),
-            options.arguments(name, f"{name}-", self._services.ports),
+            installation,
+            # The last of a flag counts, and so the caller's own.
+            [
+                *device.flags,
+                *options.arguments(name, f"{name}-", self._services.ports, known_flags),
+            ],
+            environment=device.environment,
             ports=self._services.ports,
             region_prefix=f"{name}-",
             exit_timeout_s=options.exit_timeout_s,

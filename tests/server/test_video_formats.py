@@ -79,8 +79,9 @@ def no_frame(progress: Progress) -> None:
         VideoOptions(codec="libsvtav1", pixel_format="yuv444p"),
         VideoOptions(codec="h264_nvenc"),
         VideoOptions(codec="hevc_nvenc"),
+        VideoOptions(codec="av1_nvenc"),
     ],
-    ids=["preset", "pixel format", "h264_nvenc", "hevc_nvenc"],
+    ids=["preset", "pixel format", "h264_nvenc", "hevc_nvenc", "av1_nvenc"],
 )
 def test_an_encoder_that_does_not_work_is_named_before_the_work(
     video_upscaler: Upscaler, tmp_path: Path, options: VideoOptions

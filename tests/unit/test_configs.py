@@ -25,6 +25,7 @@ ACCELERATOR_KEYS = {
     "trt_engine_cache_prefix",
     "trt_timing_cache_enable",
     "trt_timing_cache_path",
+    "trt_force_sequential_engine_build",
     "trt_profile_min_shapes",
     "trt_profile_opt_shapes",
     "trt_profile_max_shapes",

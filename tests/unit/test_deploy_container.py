@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from dockerfile_parse import DockerfileParser
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from rt4ksr_client.connection import DEFAULT_TIMEOUT_S
 from rt4ksr_server.installation import KEEP_MEMORY
@@ -52,7 +54,7 @@ def test_the_triton_release_has_the_known_holes_closed(root: Path) -> None:
     (version,) = re.findall(
         r"^ARG TRITON_VERSION=(\d+\.\d+)$", (root / "Dockerfile").read_text(), re.M
     )
-    assert tuple(map(int, version.split("."))) >= (26, 7)
+    assert tuple(map(int, version.split("."))) >= (26, 11)
 
 
 def test_the_last_stage_is_the_server_and_not_root(
@@ -108,6 +110,37 @@ def test_http_is_for_the_container_itself(tmp_path: Path) -> None:
     flags = container_flags(tmp_path)
     assert flags["http-address"] == "127.0.0.1"
     assert flags["grpc-address"] == flags["metrics-address"] == "0.0.0.0"
+
+
+def test_requests_are_traced_where_a_collector_is_given(tmp_path: Path) -> None:
+    def trace_flags(env: dict[str, str]) -> list[str]:
+        flags = run_entrypoint(tmp_path, "--last=1", env=env).stdout.splitlines()
+        assert flags[-1] == "--last=1"
+        return [flag for flag in flags if flag.startswith("--trace-config=")]
+
+    assert trace_flags({}) == trace_flags({"RT4KSR_OTLP_URL": ""}) == []
+    url = "http://jaeger:4318/v1/traces"
+    assert trace_flags({"RT4KSR_OTLP_URL": url, "RT4KSR_TRACE_RATE": "1"}) == [
+        "--trace-config=mode=opentelemetry",
+        f"--trace-config=opentelemetry,url={url}",
+        "--trace-config=opentelemetry,resource=service.name=rt4ksr",
+        "--trace-config=level=TIMESTAMPS",
+        "--trace-config=rate=1",
+    ]
+
+
+def test_every_configuration_takes_the_buckets_of_the_image(root: Path) -> None:
+    buckets = (root / "deploy" / "container" / "histogram.pbtxt").read_text()
+    dashboard = (root / "deploy" / "grafana" / "dashboards" / "rt4ksr.json").read_text()
+    configs = list((root / "model_repository").rglob("*.pbtxt"))
+    assert len(configs) > 20
+    for path in configs:
+        config = text_format.Parse(path.read_text() + buckets, model_config_pb2.ModelConfig())
+        (control,) = config.model_metrics.metric_control
+        edges = list(control.histogram_options.buckets)
+        assert edges == sorted(set(edges))
+        assert edges[0] < 1000 / 60 < edges[-1]  # a frame of 60 a second
+        assert f"{control.metric_identifier.family}_bucket" in dashboard
 
 
 def test_tritonserver_knows_every_flag_of_the_container(tmp_path: Path) -> None:

@@ -25,13 +25,15 @@ def test_the_compose_file_is_what_the_compose_specification_allows() -> None:
     compose = PyOptions(apply_merge=True).from_yaml((DEPLOY / "compose.yaml").read_text())
     compose.validate()
     servers = {"rt4ksr-cpu", "rt4ksr-gpu"}
-    assert set(compose.service_names()) == servers | {"live", "prometheus", "grafana"}
+    others = {"live", "prometheus", "grafana", "jaeger"}
+    assert set(compose.service_names()) == servers | others
 
 
 def test_each_profile_has_one_server_and_what_watches_it(services: dict[str, Service]) -> None:
     for profile, server in (("cpu", "rt4ksr-cpu"), ("gpu", "rt4ksr-gpu")):
         started = {name for name, service in services.items() if profile in service["profiles"]}
         assert started == {server, "prometheus", "grafana"}
+    assert services["jaeger"]["profiles"] == ["tracing"]
 
 
 def test_no_service_of_the_compose_file_is_privileged_or_reached_from_elsewhere(

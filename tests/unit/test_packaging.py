@@ -88,6 +88,7 @@ def test_the_wheel_holds_every_package_and_the_models(wheel: zipfile.ZipFile) ->
         "rt4ksr_export/weights/rt4ksr_x2.safetensors",
         "rt4ksr_loadtest/locustfile.py",
         "rt4ksr_loadtest/report/templates/run.html",
+        "rt4ksr_server/backends/onnxruntime/execution.py",
         "rt4ksr_server/backends/onnxruntime/model.py",
         "rt4ksr_server/model_repository/rt4ksr_decode/1/model.py",
         "rt4ksr_server/model_repository/rt4ksr_x2_image/1/.gitkeep",

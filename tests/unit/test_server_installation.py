@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rt4ksr_client.errors import ServerStartError
 from rt4ksr_server.installation import KEEP_MEMORY, Installation
+from support.entrypoint import NEWER, known_flags
 
 
 def test_a_tritonserver_on_the_path_takes_precedence_and_is_left_as_it_is(
@@ -32,11 +34,20 @@ def test_the_binary_of_the_wheel_is_recognised() -> None:
     assert Installation.find(by_default.binary) == by_default
 
 
-def test_the_tritonserver_of_the_wheel_sees_no_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+def test_the_binary_is_asked_for_the_flags_that_it_knows() -> None:
+    found = Installation.find().known_flags()
 
-    environment = Installation.find().environment(tmp_path)
+    assert {"model-config-name", "http-header-forward-pattern"} <= found & known_flags()
+    assert not found & NEWER
 
-    assert environment["CUDA_VISIBLE_DEVICES"] == ""  # KIND_AUTO stays with the CPU
+
+def test_the_flags_of_a_newer_binary_are_read_from_its_help(tmp_path: Path) -> None:
+    binary = tmp_path / "tritonserver"
+    binary.write_text(
+        "#!/bin/sh\nprintf '  --allow-client-shm <boolean>\\n\\tDefault: --no\\n' >&2\n"
+    )
+    binary.chmod(0o755)
+    assert Installation(binary).known_flags() == {"allow-client-shm"}
+    binary.write_text("no program")
+    with pytest.raises(ServerStartError, match=r"cannot run .*/tritonserver: "):
+        Installation(binary).known_flags()

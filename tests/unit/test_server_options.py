@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rt4ksr_client.contract import MODELS
 from rt4ksr_client.errors import ServerError, ServerStartError
 from rt4ksr_server import TritonServer, default_repository
 from rt4ksr_server.cli import serve
@@ -66,6 +67,30 @@ def test_a_service_without_a_port_is_turned_off_and_extra_flags_come_last(
     extra = options(repository, wanted_ports={"grpc": 0}, extra_args=("--log-verbose=1",))
     flags = extra.arguments("name", "name-", {"grpc": 1})
     assert flags[-3:] == ["--allow-http=false", "--allow-metrics=false", "--log-verbose=1"]
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "passed"),
+    [
+        ("127.0.0.1", {"allow-client-shm"}, True),
+        ("::1", {"allow-client-shm"}, True),
+        ("127.0.0.1", {"id"}, False),
+        ("0.0.0.0", {"allow-client-shm"}, False),
+    ],
+)
+def test_shared_memory_is_allowed_where_it_has_to_be_and_only_to_this_machine(
+    repository: Path, host: str, known: set[str], passed: bool
+) -> None:
+    flags = options(repository, host=host).arguments("name", "name-", {"grpc": 1}, known)
+
+    assert ("--allow-client-shm=true" in flags) == passed
+
+
+def test_the_number_of_networks_counts_models_with_a_graph(root: Path) -> None:
+    shipped = root / "model_repository"
+    assert options(shipped).network_count == len(MODELS)
+    assert options(shipped, models=("rt4ksr_x2", "rt4ksr_x3")).network_count == 2
+    assert options(shipped, models=("rt4ksr_x2_image",)).network_count == 1
 
 
 def test_only_the_chosen_models_are_loaded(repository: Path) -> None:

@@ -130,6 +130,7 @@ def cli(debug: bool) -> None:
     \b
     Get started:
       pip install 'rt4ksr-triton[server]'    the commands, and a Triton server for the CPU
+      pip install 'rt4ksr-triton[gpu]'       instead of it: the server for an NVIDIA GPU
       rt4ksr serve                           run the server on this machine, until Ctrl-C
       rt4ksr upscale small.jpg               in another terminal: writes small_x2.png
 

@@ -99,6 +99,7 @@ def _upscale_on_own_server(
     with times.stage("start tritonserver, load and warm up"):
         server.start()
     try:
+        click.echo(f"device: {server.device}")
         with Upscaler(server.grpc_url, scale=scale, transport="grpc") as upscaler:
             with times.stage("choose a model"):
                 choice = upscaler.choose_model(image)

@@ -217,7 +217,9 @@ def local_server(model_repository: Path | None = None, models: Sequence[str] = (
     repository = model_repository or default_repository()
     found = [name for name in models if (repository / name).is_dir()]
     with TritonServer(repository, models=found or models) as server:
-        logger.info("started tritonserver at %s with %s", server.grpc_url, repository)
+        logger.info(
+            "started tritonserver at %s with %s on %s", server.grpc_url, repository, server.device
+        )
         yield server.grpc_url
 
 

@@ -42,9 +42,10 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status --url http://gpu-host:8000 --json
 
     "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
-    video. "for" says which pictures clients choose a model for: with "JPEG 97/75", those of quality
-    97 or less, or 75 or less where chroma has full resolution. "as shipped" means that a model's
-    weights have the SHA-256 of the ones in this package. Times are means in milliseconds
+    video. "for" says which pictures clients choose a model for: with "JPEG 4:2:0 to 98", those of
+    quality 98 or less and subsampled chroma. "device" is what the server runs it on: its CPU or a
+    GPU. "as shipped" means that a model's weights have the SHA-256 of the ones in this package.
+    Times are means in milliseconds
     per request. Without a server at the default address, and with the server extra installed, the
     command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
@@ -58,7 +59,18 @@ def status(as_json: bool, server: ServerChoice) -> None:
     click.echo(f"transport  {route.transport}: {route.transport_reason}")
     click.echo(f"wire       {route.wire}: {route.wire_reason}")
     table = Table(box=SIMPLE)
-    for name in ("model", "version", "scale", "frames", "for", "weights", "backend", "state"):
+    columns = (
+        "model",
+        "version",
+        "scale",
+        "frames",
+        "for",
+        "weights",
+        "backend",
+        "device",
+        "state",
+    )
+    for name in columns:
         table.add_column(name)
     for name in ("answered", "failed", "queue ms", "network ms"):
         table.add_column(name, justify="right")
@@ -100,8 +112,9 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
             f"{done.queue_ms:.1f}",
             f"{done.infer_ms:.1f}",
         )
+    backend = (model.backend, model.device)
     about = (scale, frames, chosen_for, weights)
-    return model.name, model.version, *about, model.backend, state, *counts
+    return model.name, model.version, *about, *backend, state, *counts
 
 
 def chosen_pictures(served: ServedModel) -> str:

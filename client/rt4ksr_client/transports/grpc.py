@@ -164,7 +164,8 @@ class GrpcTransport(Transport, ProcessBound):
     def _invoke(self, method: grpc.UnaryUnaryMultiCallable, request: Any, call: Call) -> Any:
         headers = self._endpoint.security.request_headers()
         headers.pop("host", None)  # an option of the channel
-        options = {"timeout": call.required_s(), "metadata": tuple(headers.items())}
+        metadata = {**call.trace_headers, **headers}
+        options = {"timeout": call.required_s(), "metadata": tuple(metadata.items())}
         try:
             if call.cancellation is None:
                 # Takes 10 ms less for a 4K frame than a future, which wakes a thread of gRPC's.

@@ -107,7 +107,7 @@ class HttpTransport(Transport):
 
         exchange.path = self._endpoint.path + exchange.path
         sent = self._endpoint.security.request_headers()
-        exchange.headers = {**sent, **exchange.headers}
+        exchange.headers = {**exchange.call.trace_headers, **sent, **exchange.headers}
         try:
             answer = self._pool.send(exchange, receive_any)
         except TlsError:

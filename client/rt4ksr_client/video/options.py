@@ -21,10 +21,16 @@ CODECS: Final[dict[str, dict[str, str]]] = {
     "ffv1": {"level": "3"},
     "h264_nvenc": {"cq": "19", "preset": "p5"},
     "hevc_nvenc": {"cq": "21", "preset": "p5"},
+    "av1_nvenc": {"cq": "30", "preset": "p5"},
 }
 """Encoders and their default options, which lose little that can be seen."""
 
-QUALITY_OPTIONS: Final = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "ffv1": None}
+QUALITY_OPTIONS: Final = {
+    "h264_nvenc": "cq",
+    "hevc_nvenc": "cq",
+    "av1_nvenc": "cq",
+    "ffv1": None,
+}
 """What encoders call their quality where that is not ``crf``; None where they have none."""
 
 PLANAR_420: Final = re.compile(r"yuv420p(\d+)le")
@@ -40,8 +46,9 @@ class VideoOptions:
 
     Args:
         codec: FFmpeg's name of the encoder; by default ``libx264``, and ``libx265`` for more than 8
-            bits. One of ``libx264``, ``libx265``, ``libsvtav1``,
-            ``libvpx-vp9``, ``ffv1`` (lossless), ``h264_nvenc`` and ``hevc_nvenc``.
+            bits. One of ``libx264``, ``libx265``, ``libsvtav1``, ``libvpx-vp9``, ``ffv1``
+            (lossless), and NVIDIA's ``h264_nvenc``, ``hevc_nvenc`` and ``av1_nvenc`` (from the RTX
+            40 series on; the H100 and H200 have no encoder).
         crf: quality of the encoder: lower is better, and larger. Default: by codec.
         preset: the encoder's trade-off of speed and size, e.g. ``veryfast``. Default: by codec.
         pixel_format: FFmpeg's name of the format to encode in. Default: 4:2:0 with the source's

@@ -1,33 +1,38 @@
-"""Serves ONNX models with ONNX Runtime on the CPU, as a Python-based Triton backend.
+"""Serves ONNX models with ONNX Runtime, as a Python-based Triton backend.
 
 It replaces the native ``onnxruntime`` backend where there is none (the tritonserver of the
 ``nvidia-pytriton`` wheel) and rejects what that one rejects, so that a model folder that loads here
 loads in NVIDIA's container too. It runs inside Triton's Python stub, which has numpy and ONNX
 Runtime but not this project.
 
-Read from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups of
-``KIND_AUTO`` and ``KIND_CPU``, and the parameters ``intra_op_thread_count``,
+Read from ``config.pbtxt``: ``default_model_filename``, ``max_batch_size``, instance groups, the
+execution accelerator ``tensorrt`` of a GPU, and the parameters ``intra_op_thread_count``,
 ``inter_op_thread_count``, ``enable_mem_arena``, ``enable_mem_pattern``, ``max_input_px`` (a larger
 frame is rejected), ``max_side_px`` and ``sha256:FILE`` (a model file of another hash is not
-loaded). Execution accelerators for a GPU are ignored.
+loaded).
 
-Copies of a frame: the input is used where Triton put it (shared memory); ONNX Runtime writes the
-output into memory that it keeps between runs, and the stub copies it once, into shared memory.
+Copies of a frame: on the CPU, the input is used where Triton put it (shared memory); ONNX Runtime
+writes the output into memory that it keeps between runs, and the stub copies it once, into shared
+memory. On a GPU, input and output go through page-locked memory, and requests of one batch overlap:
+one is copied while another is computed.
 Memory: frames of more than ``max_side_px`` squared pixels, larger than clients send, are run one at
 a time, and ONNX Runtime gives their memory back.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import execution
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -36,6 +41,9 @@ import triton_python_backend_utils as pb_utils
 # Stacking requests into one run costs a copy of each and saves the fixed cost of a run. Four tiles
 # of RT4KSR x2 gain 1.4 times at 32x32 pixels, 1.14 at 96x96 and nothing from 128x128 on.
 STACK_LIMIT_BYTES = 32 * 1024
+
+GPU_LANES = 2
+"""Runs at the same time: while one frame is computed, the other is copied."""
 
 ORT_FATAL = 4  # a severity: ONNX Runtime's errors reach the client, stderr need not repeat them
 TRITON_TYPES = {
@@ -51,6 +59,8 @@ TRITON_TYPES = {
 }
 
 Array = npt.NDArray[Any]
+Run = Callable[[tuple[str, ...], dict[str, Array]], Sequence[Array]]
+"""Takes the names of outputs and the inputs; returns the outputs."""
 
 
 class RejectedError(Exception):
@@ -109,25 +119,31 @@ class TritonPythonModel:
                 f"this is numpy {np.__version__}: install numpy<2 for Triton's Python backend"
             )
         config = json.loads(args["model_config"])
-        if any(group["kind"] == "KIND_GPU" for group in config["instance_group"]):
-            raise pb_utils.TritonModelException(
-                "KIND_GPU: this backend runs on the CPU; use KIND_AUTO, or NVIDIA's container"
-            )
+        on_gpu = args["model_instance_kind"] == "GPU"
+        device_id = int(args["model_instance_device_id"]) if on_gpu else None
         version_folder = Path(args["model_repository"]) / args["model_version"]
         path = version_folder / (config.get("default_model_filename") or "model.onnx")
         check_hash(path, parameter(config, f"sha256:{path.name}"))
         try:
-            self._session = ort.InferenceSession(
-                path, session_options(config), providers=["CPUExecutionProvider"]
+            self._session = execution.open_session(
+                path, session_options(config), device_id, gpu_accelerators(config)
             )
+        except execution.ProviderError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
         except Exception as error:
             raise pb_utils.TritonModelException(f"cannot open {path}: {error}") from error
+        if on_gpu:  # a provider that cannot be loaded is left out by ONNX Runtime
+            providers = ", ".join(self._session.get_providers())
+            pb_utils.Logger.log_info(f"{args['model_name']} on GPU {device_id}: {providers}")
         self._max_input_px = int_parameter(config, "max_input_px")
         self._keeps_up_to_px = int_parameter(config, "max_side_px") ** 2
-        self._giving_back = ort.RunOptions()
+        giving_back = ort.RunOptions()
         if parameter(config, "enable_mem_arena") != "0":
-            entry = ("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._giving_back.add_run_config_entry(*entry)
+            arenas = "cpu:0" if device_id is None else f"cpu:0;gpu:{device_id}"
+            giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+        self._run_giving_back: Run = functools.partial(self._session.run, run_options=giving_back)
+        self._lanes = self.lanes(device_id)
+        self._threads = ThreadPoolExecutor(len(self._lanes))
         self._may_stack = int(config["max_batch_size"]) > 0
         check_tensors("input", config["input"], self._session.get_inputs(), self._may_stack)
         check_tensors("output", config["output"], self._session.get_outputs(), self._may_stack)
@@ -145,35 +161,60 @@ class TritonPythonModel:
         for number, call in enumerate(calls):
             alike = self._may_stack and call.input_bytes <= STACK_LIMIT_BYTES
             groups[call.signature if alike else number].append(call)
-        for group in groups.values():
-            self.answer(group)
+        waiting = list(groups.values())
+        while waiting:
+            self.answer_together(waiting[: len(self._lanes)])
+            del waiting[: len(self._lanes)]
         rejections = [call.rejection for call in calls]
         return rejections if any(rejections) else None
 
-    def answer(self, group: Sequence[Call]) -> None:
-        """Answer calls that can be run together."""
+    def lanes(self, device_id: int | None) -> list[Run]:
+        """Return what can run at the same time; each keeps the outputs of its last run."""
+        if device_id is None:
+            return [self._session.run]
+        memories = (execution.BoundMemory(self._session, device_id) for _ in range(GPU_LANES))
+        return [memory.run for memory in memories]
+
+    def answer_together(self, groups: Sequence[Sequence[Call]]) -> None:
+        """Answer at most as many groups as there are lanes, in their order."""
+        if len(groups) == 1:
+            self.answer(groups[0], self._lanes[0])
+            return
+        pairs = list(zip(groups, self._lanes, strict=False))
+        runs = [self._threads.submit(self.run_stacked, group, lane) for group, lane in pairs]
+        for (group, lane), run in zip(pairs, runs, strict=True):
+            self.answer(group, lane, run.result)
+
+    def answer(
+        self,
+        group: Sequence[Call],
+        lane: Run,
+        computed: Callable[[], list[Sequence[Array]]] | None = None,
+    ) -> None:
+        """Answer calls that can be run together, if they are not ``computed`` already."""
         try:
-            for call, outputs in zip(group, self.run_stacked(group), strict=True):
+            results = computed() if computed else self.run_stacked(group, lane)
+            for call, outputs in zip(group, results, strict=True):
                 call.send(outputs)
         except RejectedError as error:
             if len(group) == 1:
                 group[0].reject(str(error))
                 return
             for call in group:  # each fails, or not, by itself
-                self.answer([call])
+                self.answer([call], lane)
 
-    def run_stacked(self, group: Sequence[Call]) -> list[Sequence[Array]]:
+    def run_stacked(self, group: Sequence[Call], lane: Run) -> list[Sequence[Array]]:
         """Return the outputs of each call, computed in one run."""
         first = group[0]
         if len(group) == 1:
-            return [self.run(first.inputs, first.wanted)]
+            return [self.run(first.inputs, first.wanted, lane)]
         names = first.inputs
         stacked = {name: np.concatenate([call.inputs[name] for call in group]) for name in names}
         ends = np.cumsum([call.batch_size for call in group])[:-1]
-        parts = [np.split(output, ends) for output in self.run(stacked, first.wanted)]
+        parts = [np.split(output, ends) for output in self.run(stacked, first.wanted, lane)]
         return list(zip(*parts, strict=True))
 
-    def run(self, arrays: dict[str, Array], wanted: tuple[str, ...]) -> Sequence[Array]:
+    def run(self, arrays: dict[str, Array], wanted: tuple[str, ...], lane: Run) -> Sequence[Array]:
         """Return the outputs ``wanted`` for inputs ``(N, H, W, C)`` by name.
 
         Raises:
@@ -189,14 +230,14 @@ class TritonPythonModel:
         if reason := contradiction(self._session.get_inputs(), arrays):
             raise rejected(arrays, reason)
         if not 0 < self._keeps_up_to_px < frame_px:
-            return self.run_graph(arrays, wanted)
+            return self.run_graph(arrays, wanted, lane)
         batch_size = len(next(iter(arrays.values())))
         if batch_size == 1 or not self._may_stack:
-            return self.run_graph(arrays, wanted, self._giving_back)
+            return self.run_graph(arrays, wanted, self._run_giving_back)
         batches: list[Array] = []
         for index in range(batch_size):
             frame = {name: array[index : index + 1] for name, array in arrays.items()}
-            outputs = self.run_graph(frame, wanted, self._giving_back)
+            outputs = self.run_graph(frame, wanted, self._run_giving_back)
             if not batches:
                 batches = [np.empty((batch_size, *one.shape[1:]), one.dtype) for one in outputs]
             for batch, output in zip(batches, outputs, strict=True):
@@ -205,10 +246,7 @@ class TritonPythonModel:
         return batches
 
     def run_graph(
-        self,
-        arrays: dict[str, Array],
-        wanted: tuple[str, ...],
-        options: ort.RunOptions | None = None,
+        self, arrays: dict[str, Array], wanted: tuple[str, ...], run: Run
     ) -> Sequence[Array]:
         """Return the outputs of one run of ONNX Runtime.
 
@@ -217,12 +255,11 @@ class TritonPythonModel:
 
         """
         try:
-            outputs: Sequence[Array] = self._session.run(wanted, arrays, options)
+            return run(wanted, arrays)
         except Exception as error:  # its types share no base class of their own
             # Without the node, source file and condition before the message.
             reason = str(error).rpartition("Status Message:")[2].rpartition(" was false. ")[2]
             raise rejected(arrays, reason.strip()) from error
-        return outputs
 
 
 def rejected(arrays: dict[str, Array], reason: str) -> RejectedError:
@@ -267,6 +304,13 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
         instances = sum(group["count"] for group in config["instance_group"])
         options.intra_op_num_threads = max(1, physical_cores() // max(1, instances))
     return options
+
+
+def gpu_accelerators(config: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Return the accelerators that a model configuration has for a GPU."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    found: Sequence[dict[str, Any]] = accelerators.get("gpu_execution_accelerator", ())
+    return found
 
 
 def physical_cores() -> int:
