@@ -20,13 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("av", reason="the video extra is not installed")
 
+from rt4ksr_client import Upscaler
+from rt4ksr_client.live import LiveOptions, upscale_live
+from rt4ksr_client.live.sink import LiveSink
 from rt4ksr_server import TritonServer
 from support.live_streams import free_port, level_index, received, receiving, sending
 from support.slow_models import MARK, SPEC, write_slow_model
+from support.videos import decoded, make_video
 
 pytestmark = pytest.mark.server
 
@@ -146,6 +152,35 @@ def test_a_file_is_read_at_its_rate_and_the_network_gives_what_it_gives_a_file(
     assert [level_index(frame["level"]) for frame in frames] == list(range(40))
     assert sum(abs(f["u"] - 128 - MARK) < 3 for f in frames) == total["by_network"] > 0
     assert sound
+
+
+def test_network_frames_are_those_of_the_same_video_bit_for_bit(
+    quick_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_video(tmp_path / "in.mkv", frames=12, size=(160, 96), draw=moving_square)
+    written: dict[int, Any] = {}
+    monkeypatch.setattr(
+        LiveSink,
+        "write",
+        lambda sink, frame, time_s: written.update({round(time_s * 25): frame.to_ndarray()}),
+    )
+    options = LiveOptions(latency_s=10, is_paced=True)
+    with Upscaler(quick_server.grpc_url, model=SPEC.name) as upscaler:
+        total = upscale_live(str(source), str(tmp_path / "out.mkv"), upscaler, options)
+        expected = [upscaler.upscale(frame).to_ndarray() for frame in decoded(source)]
+
+    assert total.by_network > 0
+    by_network = [n for n, planes in written.items() if planes[-1, -1] > 128 + MARK / 2]
+    assert len(by_network) == total.by_network
+    for number in by_network:
+        np.testing.assert_array_equal(written[number], expected[number])
+
+
+def moving_square(index: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    width, height = size
+    frame = np.random.default_rng(7).integers(60, 180, (height, width, 3), np.uint8)
+    frame[20:44, 8 * index : 8 * index + 24] = (200, 40, 30)
+    return frame
 
 
 @pytest.fixture
