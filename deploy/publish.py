@@ -39,10 +39,16 @@ tags:
 ---
 """
 PURPOSES: Final = {
-    "any": "Pictures without visible compression, and JPEGs of good quality.",
-    "jpeg": "Photographs with visible JPEG compression.",
+    "any": "Pictures without compression.",
+    "jpeg": "Pictures with light JPEG compression, up to quality 98.",
+    "jpeg_low": "Pictures with strong JPEG compression, and JPEGs with all of their chroma.",
 }
-TAGS: Final = {"any": ["general-upscaler", "photo"], "jpeg": ["jpeg", "photo", "restoration"]}
+TAGS: Final = {
+    "any": ["general-upscaler", "photo"],
+    "jpeg": ["jpeg", "photo", "restoration"],
+    "jpeg_low": ["jpeg", "photo", "restoration"],
+}
+NAME_ENDS: Final = {"any": "", "jpeg": "-JPEG", "jpeg_low": "-JPEG-Low"}
 ARCHITECTURE: Final = {
     "rt4ksr": {
         "name": "RT4KSR",
@@ -111,7 +117,7 @@ def with_absolute_links(text: str, base: str) -> str:
 
 def model_id(spec: ModelSpec) -> str:
     """Return OpenModelDB's ID: the scale, then words with hyphens in between."""
-    return f"{spec.scale}x-RT4KSR" + ("-JPEG" if spec.content == "jpeg" else "")
+    return f"{spec.scale}x-RT4KSR{NAME_ENDS[spec.content]}"
 
 
 def openmodeldb_entry(

@@ -128,10 +128,11 @@ def test_half_precision_agrees_with_full_precision(
     assert 1 <= agreement.levels <= 8
 
 
-@pytest.mark.parametrize("fused", [2, pytest.param(3, marks=pytest.mark.slow)], indirect=True)
 def test_without_recentring_half_precision_would_be_rejected(
-    fused: FusedRT4KSR, full: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fused = fuse(load_network(packaged_weights("rt4ksr_x2_jpeg")))
+    full = build_graph(fused)
     monkeypatch.setattr("rt4ksr_export.graph.recentre", lambda network: network)
     monkeypatch.setattr("rt4ksr_export.graph.REMAINDER", 0.0)
     half = build_graph(fused, precision=Precision.FP16)

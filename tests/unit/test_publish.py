@@ -52,7 +52,7 @@ def entries(published: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_entry_keeps_the_rules_of_openmodeldb(published: Path) -> None:
     found = entries(published)
-    assert set(found) == {"2x-RT4KSR", "3x-RT4KSR", "2x-RT4KSR-JPEG", "3x-RT4KSR-JPEG"}
+    assert set(found) == {f"{n}x-RT4KSR{end}" for n in (2, 3) for end in ("", "-JPEG", "-JPEG-Low")}
     architectures = json.loads((published / "openmodeldb/data/architectures.json").read_text())
     for name, entry in found.items():
         assert MODEL_ID.fullmatch(name)
@@ -87,4 +87,4 @@ def test_the_model_card_has_a_header_and_links_that_work_elsewhere(published: Pa
         assert link.startswith(("https://", "http://", "#")), link
         if "/v1.2.3/" in link:
             assert (ROOT / link.split("/v1.2.3/")[1].partition("#")[0]).exists(), link
-    assert len(list((published / "huggingface").glob("*.safetensors"))) == 6
+    assert len(list((published / "huggingface").glob("*.safetensors"))) == 8

@@ -21,7 +21,7 @@ from rt4ksr_client.status import ModelStatus
 
 __all__ = ["status"]
 
-PIPED_COLUMNS: Final = 160
+PIPED_COLUMNS: Final = 180
 SCALE_COLUMN: Final = {
     "endpoint": "takes pictures",
     "stage": "codec",
@@ -42,10 +42,10 @@ def status(as_json: bool, server: ServerChoice) -> None:
       rt4ksr status --url http://gpu-host:8000 --json
 
     "frames" are the colours and bits that a model takes and returns: RGB for pictures, 4:2:0 for
-    video. "for" says which pictures clients choose a model for: with "JPEG 4:2:0 to 98", those of
-    quality 98 or less and subsampled chroma. "device" is what the server runs it on: its CPU or a
-    GPU. "as shipped" means that a model's weights have the SHA-256 of the ones in this package.
-    Times are means in milliseconds
+    video. "for" says which pictures clients choose a model for: with "JPEG 79/87", those of
+    quality 79 or less, or 87 or less where chroma has full resolution. "device" is what the server
+    runs it on: its CPU or a GPU. "as shipped" means that a model's weights have the SHA-256 of the
+    ones in this package. Times are means in milliseconds
     per request. Without a server at the default address, and with the server extra installed, the
     command starts one for the call.
     """  # noqa: D301 - click's mark of unwrapped lines is a real backspace
@@ -119,7 +119,6 @@ def _row(model: ModelStatus, shipped_sha256: str | None) -> tuple[str, ...]:
 
 def chosen_pictures(served: ServedModel) -> str:
     """Return the pictures that clients choose a model for, which depends on nothing but it."""
-    limits = {"4:2:0": served.max_jpeg_quality, "4:4:4": served.max_jpeg_quality_444}
-    if found := [f"{chroma} to {limit:g}" for chroma, limit in limits.items() if limit]:
-        return f"JPEG {', '.join(found)}"
+    if served.max_jpeg_quality or served.max_jpeg_quality_444:
+        return f"JPEG {served.max_jpeg_quality:g}/{served.max_jpeg_quality_444:g}"
     return "default" if served.name in {spec.name for spec in DEFAULT_MODELS.values()} else ""

@@ -22,7 +22,7 @@ from rt4ksr_client.contract import (
     ModelSpec,
     Parameter,
 )
-from rt4ksr_client.formats.compression import compression_of
+from rt4ksr_client.formats.compression import Compression, compression_of
 from rt4ksr_client.frames import to_batch
 from rt4ksr_client.model_choice import model_for
 from rt4ksr_server.stages import decode
@@ -58,21 +58,25 @@ class TritonPythonModel(decode.TritonPythonModel):
         parameters = request_parameters(request)
         answers = []
         for image, frame, sidecar in self.decoded(request):
-            chosen = model_for(compression_of(image), self._models[0], self._models)
+            compression = compression_of(image)
             (batch,) = to_batch((frame,), INPUTS["rgb"], SIZE_MULTIPLE_PX)
-            upscaled = self.upscale(pb_utils.Tensor(INPUT_NAME, batch), chosen)
+            upscaled = self.upscale(pb_utils.Tensor(INPUT_NAME, batch), compression)
             inputs = [upscaled, bytes_tensor(SIDECAR_NAME, [sidecar.to_bytes()])]
             response = ask(ENCODE_STAGE, inputs, UPSCALED_PICTURE_NAME, parameters)
             answers.append(bytes(output_of(response).as_numpy().reshape(-1)[0]))
         return [bytes_tensor(UPSCALED_PICTURE_NAME, answers)]
 
-    def upscale(self, image: Any, chosen: ModelSpec) -> Any:
-        """Return the answer of the model for ``image``; of the default one, if there is none."""
-        response = ask(chosen.name, [image], OUTPUT_NAME)
-        # The server may lack the model. The error's code is that of a full queue, too.
-        if response.has_error() and response.error().message().endswith("is not ready."):
-            response = ask(self._models[0].name, [image], OUTPUT_NAME)
-        return output_of(response)
+    def upscale(self, image: Any, compression: Compression) -> Any:
+        """Return the answer of the model for ``image``, of those that the server has."""
+        offered = list(self._models)
+        while True:
+            chosen = model_for(compression, self._models[0], offered)
+            response = ask(chosen.name, [image], OUTPUT_NAME)
+            # The error's code is that of a full queue, too.
+            is_missing = response.has_error() and response.error().message().endswith("not ready.")
+            if not is_missing or chosen is self._models[0]:
+                return output_of(response)
+            offered.remove(chosen)
 
 
 def ask(
