@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["Admission"]
 
-CROWDED: Final = 0.6
+CROWDED: Final = 0.65
 """Share of the budget from which on an answer says that too much is under way."""
 ROOMY: Final = 0.35
 """Share of the budget up to which more may be under way."""

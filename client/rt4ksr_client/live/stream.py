@@ -164,7 +164,7 @@ class LiveStream:
         """Of the timeline, with the order of ``_due``, and of the admission."""
         self._due: queue.Queue[LiveFrame | None] = queue.Queue()
         self._ready: queue.Queue[tuple[VideoFrame, LiveFrame] | None] = queue.Queue()
-        self._lead_s = SHORTEST_LEAD_S
+        self._lead_s, self._encode_s = SHORTEST_LEAD_S, 0.0
         self._has_video = threading.Event()
 
     def run(self, on_status: Callable[[Snapshot], object]) -> Snapshot:
@@ -337,12 +337,9 @@ class LiveStream:
                 self._stopped.wait(wait_s) if live.answer is None else self._wait(live, wait_s)
             begin_s = perf_counter()
             self._hand_over(self._finished(live), live)
-            self._lead_s = max(
-                SHORTEST_LEAD_S,
-                perf_counter() - begin_s + SHORTEST_LEAD_S,
-                self._lead_s * LEAD_DECAY,
-            )
-            self._lead_s = min(self._lead_s, self._options.latency_s / 2)
+            needed_s = perf_counter() - begin_s + self._encode_s + SHORTEST_LEAD_S
+            lead_s = max(SHORTEST_LEAD_S, needed_s, self._lead_s * LEAD_DECAY)
+            self._lead_s = min(lead_s, self._options.latency_s / 2)
             last = live
 
     def _wait(self, live: LiveFrame, wait_s: float) -> None:
@@ -426,7 +423,10 @@ class LiveStream:
                 if not is_open:
                     self._sink.open()
                     is_open, pause_s = True, FIRST_PAUSE_S
+                begin_s = perf_counter()
                 self._sink.write(frame, live.time_s)
+                taken_s = perf_counter() - begin_s
+                self._encode_s = max(taken_s, self._encode_s * LEAD_DECAY)
                 self._statistics.encoded(monotonic() - live.arrival_s)
             except (av.FFmpegError, OSError) as exc:
                 self._lose_target(exc, is_open=is_open)
