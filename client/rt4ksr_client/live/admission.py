@@ -13,6 +13,8 @@ CROWDED: Final = 0.65
 """Share of the budget from which on an answer says that too much is under way."""
 ROOMY: Final = 0.35
 """Share of the budget up to which more may be under way."""
+LONE: Final = 0.42
+"""The same where only one may be: behind it, a second one takes about twice as long."""
 PATIENCE: Final = 3
 """Failures in a row after which only now and then a frame is sent, to see whether it works."""
 RETRY_S: Final = 5.0
@@ -71,8 +73,9 @@ class Admission:
         if sent_s < self._changed_s:
             return  # it says nothing about the limit of now
         if waited_s > CROWDED * self._budget_s:
-            self._lower(now_s, to=self._limit - 1)
-        elif waited_s < ROOMY * self._budget_s and self._was_refused:
+            # With two, a server that takes one at a time never waits for the next.
+            self._lower(now_s, to=max(min(2, self._limit), self._limit - 1))
+        elif waited_s < (ROOMY if self._limit > 1 else LONE) * self._budget_s and self._was_refused:
             if self._limit + 1 < self._too_many or now_s > self._crowded_s + RETRY_S:
                 self._limit = min(self._most, self._limit + 1)
                 self._changed_s = now_s
